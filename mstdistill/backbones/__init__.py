@@ -1,0 +1,1 @@
+"""Backbones: networks from one or several modality tensors to logits."""

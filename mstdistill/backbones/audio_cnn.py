@@ -1,0 +1,27 @@
+"""ThreeLayerCNN-A, the audio network of AV-MNIST (paper)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .registry import register
+
+
+@register("ThreeLayerCNN-A", ((1, 112, 112),), "three convolutions for 112x112 spectrograms (paper, AV-MNIST)")
+class ThreeLayerCNN(nn.Module):
+    """[B, 1, 112, 112] spectrograms to logits [B, C]."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.conv3 = nn.Conv2d(64, 128, 3, padding=1)
+        self.fc1 = nn.Linear(128 * 14 * 14, num_classes)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(audio)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv3(x)), 2)
+        logits: Tensor = self.fc1(x.flatten(1))
+        return logits

@@ -1,0 +1,270 @@
+"""The command line: thin. Parse, call, print errors as one line and exit with their code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import ConfigError, DataError, MstdistillError, nearest
+
+HELP = """Cross-modal knowledge distillation with a mixture of specialised teachers.
+
+Examples:
+
+  mstdistill train av-digits                        both comparisons, in minutes, no download
+
+  mstdistill train av-digits target=audio seed=3    the other direction, another seed
+
+  mstdistill train my-recipe.yaml distill.epochs=20 --out runs/mine
+
+  mstdistill prepare av-mnist --mnist DIR --fsdd DIR
+
+  accelerate launch -m mstdistill train av-mnist    on several GPUs
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  rich_markup_mode="rich")  # fmt: skip
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="a shipped recipe (see: mstdistill tasks) or a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings, as key=value")] = None,
+    out: Annotated[Path | None, typer.Option(help="run folder; the same one continues a run")] = None,
+    preset: Annotated[list[str] | None, typer.Option(help="'released': the paper's released settings")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="delete what the run folder holds and start anew")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved recipe and stop")] = False,
+) -> None:
+    """Train a student: co-train teachers, specialise them, distil, compare.
+
+    Examples:
+
+      mstdistill train av-digits
+
+      mstdistill train av-digits target=audio distill.epochs=20 routing.rule=soft --out runs/soft
+
+      mstdistill train av-mnist data.dir=data/av-mnist --preset released
+    """
+    import shutil
+
+    from . import config
+
+    resolved = config.load(recipe, overrides or [], preset or [])
+    if dry_run:
+        typer.echo(config.dump(resolved), nl=False)
+        return
+    from . import ranks
+    from .pipeline import train as run
+
+    folder = out or Path("runs") / f"{resolved.task}-{resolved.target}-{resolved.method}-seed{resolved.seed}"
+    if fresh and folder.exists() and int(os.environ.get("RANK", "0")) == 0:
+        if not (folder / "binding.json").exists() and any(folder.iterdir()):
+            raise ConfigError(f"--fresh: {folder} holds no run; it is left alone")
+        shutil.rmtree(folder)
+    ranks.wait()
+    run(resolved, folder)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+) -> None:
+    """Print a finished run's student and teachers on a split, from their saved weights.
+
+    Example: mstdistill evaluate runs/av-digits-image-mst-seed0 --split test
+    """
+    import json
+
+    from rich.table import Table
+
+    from .engine.progress import Screen
+    from .files import write_text
+    from .pipeline import load_experiment
+    from .student import Student
+
+    if split not in ("train", "validation", "test"):
+        raise ConfigError(f"split {split!r}: {nearest(split, ('train', 'validation', 'test'))}")
+    if not (run / "student" / "config.json").exists():
+        raise DataError(f"{run} holds no finished run; train it to its end first")
+    screen = Screen()
+    experiment, _ = load_experiment(run, screen)
+    student = Student.from_pretrained(run / "student").to(experiment.accelerator.device)
+    result = experiment.evaluate(student.module, (experiment.target,), split)
+    figures = {**result.as_dict(), "precision": list(result.metrics.precision), "absent": list(result.metrics.absent)}
+    table = Table(title=f"{run}: distilled student on {split}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in result.as_dict().items():
+        table.add_row(name, f"{value:.4f}")
+    names = experiment.task.class_names or tuple(str(c) for c in range(experiment.task.num_classes))
+    for name, value in zip(names, result.metrics.precision, strict=False):
+        table.add_row(f"precision of class {name}", f"{value:.4f}")
+    screen.say(table)
+    path = run / f"evaluation-{split}.json"
+    write_text(path, json.dumps(figures, indent=1))
+    screen.say(f"figures: {path}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def prepare(
+    context: typer.Context,
+    task: Annotated[str, typer.Argument(help="see: mstdistill tasks")],
+    out: Annotated[Path | None, typer.Option(help="folder of the prepared data; none: the task's own place")] = None,
+) -> None:
+    """Make a task's data from its publisher's files; each task has its own options (see: mstdistill tasks).
+
+    Examples:
+
+      mstdistill prepare av-digits
+
+      mstdistill prepare av-mnist --mnist downloads/mnist --fsdd downloads/fsdd --out data/av-mnist
+    """
+    from .data.store import read_card
+    from .data.task import find_task, folder_of
+    from .engine.progress import Screen
+
+    chosen = find_task(task)
+    options = _extra_options(context.args, chosen.options, task)
+    folder = folder_of(chosen, str(out) if out else None)
+    if chosen.prepare is None:
+        raise DataError(f"{task} can't be prepared")
+    chosen.prepare(folder, **options)
+    card = read_card(folder)
+    screen = Screen()
+    counts = ", ".join(f"{name} {facts['rows']:,}" for name, facts in card["splits"].items())
+    screen.say(f"{task}: {counts} instances in {folder}  (card.json says what and from where)")
+    if card.get("note"):
+        screen.say(f"note: {card['note']}")
+
+
+def _extra_options(args: list[str], known: Any, task: str) -> dict[str, Any]:
+    """`--name value` or `--name=value` pairs that a task declares."""
+    import yaml
+
+    options: dict[str, Any] = {}
+    queue = list(args)
+    while queue:
+        word = queue.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name.replace("-", "_") not in known:
+            raise ConfigError(f"{task} has no option {word!r}; {nearest(name, known)}")
+        if not equals:
+            if not queue:
+                raise ConfigError(f"option {word!r} needs a value")
+            value = queue.pop(0)
+        parsed = yaml.safe_load(value)
+        options[name.replace("-", "_")] = parsed if isinstance(parsed, (int, float)) else value
+    return options
+
+
+@app.command()
+def tasks() -> None:
+    """List tasks, recipes and backbones."""
+    from rich.table import Table
+
+    from .backbones.registry import backbones
+    from .config import PRESETS, recipe_names
+    from .data.task import folder_of
+    from .data.task import tasks as known
+    from .engine.progress import Screen
+
+    screen = Screen()
+    table = Table("task", "what", "modalities", "classes", "prepared", "options of prepare", title="tasks",
+                  title_justify="left")  # fmt: skip
+    for task in known().values():
+        shapes = "\n".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in task.modalities.items())
+        there = "yes" if (folder_of(task, None) / "card.json").exists() else "on first use" if task.embedded else "no"
+        table.add_row(task.name, task.title, shapes, str(task.num_classes), there,
+                      "\n".join(f"--{name}" for name in task.options))  # fmt: skip
+    screen.say(table)
+    table = Table("backbone", "inputs", "what", title="backbones", title_justify="left")
+    for name, backbone in backbones().items():
+        table.add_row(name, ", ".join("x".join(map(str, shape)) for shape in backbone.inputs), backbone.about)
+    screen.say(table)
+    screen.say(f"recipes: {', '.join(recipe_names())}    presets: {', '.join(PRESETS)}")
+
+
+@app.command()
+def taps(
+    model: Annotated[str, typer.Argument(help="a backbone's name (see: mstdistill tasks)")],
+    heads: Annotated[int, typer.Option(help="heads of the mask's attention")] = 3,
+    hidden_dim_factor: Annotated[int, typer.Option(help="hidden width = d // (factor * heads) * heads")] = 2,
+) -> None:
+    """List where masks can sit in a network: features with their shapes and what a mask costs there.
+
+    Example: mstdistill taps CNN-I
+    """
+    import torch
+    from rich.table import Table
+
+    from .backbones.registry import backbones, build
+    from .engine.progress import Screen
+    from .teachers.mask import plan_mask
+    from .teachers.tap import discover
+
+    module = build(model, 10)
+    shapes = backbones()[model].inputs
+    inputs = {f"input{i}": torch.zeros(2, *shape) for i, shape in enumerate(shapes)}
+    table = Table("tap", "feature", "mask", "hidden", "mask parameters", "with Adam", title=f"taps of {model}",
+                  title_justify="left")  # fmt: skip
+    for name, shape in discover(module, inputs, list(inputs), None, model).items():
+        try:
+            plan = plan_mask(name, shape, heads, hidden_dim_factor)
+        except ConfigError:
+            continue
+        memory = plan.parameters * 16 / 1e6
+        table.add_row(name, "x".join(map(str, shape)), plan.kind, str(plan.hidden), f"{plan.parameters:,}",
+                      f"{memory:,.1f} MB")  # fmt: skip
+    Screen().say(table)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
+    out: Annotated[Path, typer.Argument(help="where the student goes")],
+) -> None:
+    """Copy a run's student out: safetensors, config and model card, loadable in three lines.
+
+    Example: mstdistill export runs/av-digits-image-mst-seed0 my-student
+    """
+    import shutil
+
+    from .engine.progress import Screen
+    from .files import replace_folder
+    from .student import Student
+
+    source = run / "student"
+    if not (source / "config.json").exists():
+        raise DataError(f"{run} holds no finished run; train it to its end first")
+    if out.exists():
+        raise ConfigError(f"{out} is there already; choose another folder")
+    with replace_folder(out) as temporary:
+        for file in source.iterdir():
+            shutil.copy(file, temporary)
+    student = Student.from_pretrained(out)
+    count = sum(p.numel() for p in student.parameters())
+    screen = Screen()
+    screen.say(f"{out}: {student.config['backbone']}, {count:,} parameters, sees {student.config['modality']}")
+    screen.say(f'from mstdistill import Student\nstudent = Student.from_pretrained("{out}")\nstudent.predict(batch)')
+
+
+def main() -> None:
+    """Entry point: one line for a user's mistake, exit code 2; 130 after Ctrl-C."""
+    try:
+        app()
+    except MstdistillError as error:
+        _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _complain("stopped; the last checkpoint is kept, the same command continues it", 130)
+
+
+def _complain(message: str, code: int) -> None:
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"mstdistill: {message}", file=sys.stderr)
+    sys.stderr.flush()
+    raise SystemExit(code)

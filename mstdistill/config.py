@@ -1,0 +1,312 @@
+"""Recipes: typed, validated, overridable. One truth for names, types, defaults and help.
+
+A recipe is YAML; `load` merges a shipped recipe or a file with presets and `key=value` overrides, and checks every key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import ConfigError, nearest
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class DataSettings(Settings):
+    """Which instances."""
+
+    dir: str | None = Field(None, description="prepared folder; none: the task's own place")
+    group: int = Field(0, ge=0, description="seed group of the 60/20/20 split")
+    limit: int | None = Field(None, ge=3, description="use this many instances in all")
+    workers: int = Field(0, ge=0, description="background processes for slow data; prepared data needs none")
+
+
+class ModelSettings(Settings):
+    """A network by its registered name."""
+
+    backbone: str
+    options: dict[str, Any] = Field(default_factory=dict, description="arguments of the backbone's constructor")
+    weights: str | None = Field(None, description="ready-trained weights: .safetensors, or a plain .pth state dict")
+
+
+class TeacherSettings(ModelSettings):
+    """A teacher: what it sees, where its masks sit."""
+
+    name: str
+    modalities: list[str] = Field(min_length=1)
+    taps: list[str] = Field(default_factory=list)
+    frozen: bool = Field(False, description="ready-trained: stage 1 uses it as a reference and leaves it as it is")
+
+
+class Pairing(Settings):
+    """The networks for one target modality."""
+
+    student: ModelSettings
+    teachers: list[TeacherSettings] = Field(min_length=1)
+
+
+class MaskSettings(Settings):
+    """The mask modules."""
+
+    enabled: bool = Field(True, description="false: the unmasked teachers form the mixture")
+    heads: int = Field(3, ge=1)
+    hidden_dim_factor: int = Field(2, ge=1, description="hidden width = d // (factor * heads) * heads")
+    hidden: int | None = Field(None, ge=1, description="hidden width, instead of the factor")
+    max_parameters: int | None = Field(None, ge=1, description="budget a mask: the hidden width shrinks to fit")
+    mode: Literal["independent", "cumulative"] = Field(
+        "independent", description="masks in stage 3: each alone, or a teacher's stacked as in the released code"
+    )
+
+
+class RoutingSettings(Settings):
+    """How the mixture picks teachers."""
+
+    rule: str = Field("topk-mean", description="topk-mean, topk-weighted, soft, random or fixed")
+    k: int = Field(1, ge=1, description="teachers per instance")
+    signal: Literal["none", "distill", "task", "both"] = Field(
+        "none", description="what trains the router beside the load balance"
+    )
+    balance: Literal["KL", "CV"] = "KL"
+    fixed: int = Field(0, ge=0, description="the teacher of rule fixed")
+
+
+class OptimSettings(Settings):
+    """How a stage learns."""
+
+    epochs: int = Field(1, ge=0)
+    lr: float = Field(1e-4, gt=0)
+    batch_size: int | None = Field(None, ge=1, description="per process; none: the recipe's")
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm")
+
+
+class Decay(Settings):
+    """A loss weight times `factor` after epochs 0, every, 2*every, ... (quirk 5)."""
+
+    factor: float = Field(1.0, gt=0)
+    every: int = Field(1, ge=1)
+    first: bool = Field(True, description="also after the very first epoch, as the released code does")
+
+
+class LossWeights(Settings):
+    """Weights of the stage-3 objective and their decays."""
+
+    task: float = Field(1.0, ge=0)
+    kd: float = Field(1.0, ge=0)
+    balance: float = Field(1.0, ge=0)
+    router: float = Field(1.0, ge=0, description="of the router's task signal")
+    kd_decay: Decay = Decay(factor=0.5, every=30)
+    balance_decay: Decay = Decay(factor=0.9, every=10)
+
+
+class CacheSettings(Settings):
+    """The cache of teacher logits."""
+
+    mode: Literal["auto", "always", "never"] = "auto"
+    dtype: Literal["auto", "float16", "float32", "float64"] = "auto"
+    budget_gb: float = Field(20.0, gt=0, description="largest cache on disk; beyond it teachers run live")
+
+
+class CotrainSettings(OptimSettings):
+    """Stage 1."""
+
+    select: Literal["last", "best"] = Field("last", description="which epoch's weights go on")
+
+
+class SpecialiseSettings(OptimSettings):
+    """Stage 2."""
+
+
+class DistillSettings(OptimSettings):
+    """Stage 3."""
+
+    epochs: int = Field(100, ge=0)
+    weights: LossWeights = LossWeights()
+    cache: CacheSettings = CacheSettings()
+
+
+class AloneSettings(Settings):
+    """The comparison: the student without teachers, with as many epochs in all and the same selection."""
+
+    enabled: bool = True
+    epochs: int | None = Field(None, ge=1, description="none: cotrain.epochs + distill.epochs")
+
+
+class RunSettings(Settings):
+    """Everything that may change between two starts of one run."""
+
+    trackers: list[str] = Field(default_factory=lambda: ["tensorboard"], description="none: []")
+    checkpoint_seconds: float = Field(20.0, ge=0, description="least time between checkpoints, taken at epochs' ends")
+    checkpoint_steps: int | None = Field(None, ge=1, description="also within an epoch, every so many steps")
+    keep_checkpoints: int = Field(2, ge=1)
+    log_every: int = Field(50, ge=1, description="steps between looks at the running losses")
+    stop_after: Literal["cotrain", "specialise", "distill"] | None = None
+
+
+class Recipe(Settings):
+    """A whole experiment."""
+
+    task: str
+    target: str = Field(description="the modality that the student sees")
+    method: str = "mst"
+    seed: int = Field(0, ge=0)
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    batch_size: int = Field(64, ge=1, description="per process and micro-batch")
+    accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step")
+    temperature: float = Field(4.0, gt=0)
+    validation_mean: Literal["instances", "batches"] = Field(
+        "instances", description="batches: the mean of the batch means, as the released code selects (quirk 7)"
+    )
+    data: DataSettings = DataSettings()
+    models: dict[str, Pairing] = Field(default_factory=dict)
+    mask: MaskSettings = MaskSettings()
+    routing: RoutingSettings = RoutingSettings()
+    cotrain: CotrainSettings = CotrainSettings()
+    specialise: SpecialiseSettings = SpecialiseSettings()
+    distill: DistillSettings = DistillSettings()
+    alone: AloneSettings = AloneSettings()
+    run: RunSettings = RunSettings()
+
+    @property
+    def pairing(self) -> Pairing:
+        """The networks for this recipe's target.
+
+        Raises:
+            ConfigError: the recipe has none for it.
+        """
+        if self.target not in self.models:
+            raise ConfigError(f"target {self.target!r}: the recipe has no models for it; {nearest(self.target, self.models)}")
+        return self.models[self.target]
+
+    def binding(self) -> dict[str, Any]:
+        """What a run folder is bound to: everything that changes its numbers."""
+        content = self.model_dump(exclude={"run", "models"})
+        content["models"] = {self.target: self.pairing.model_dump()} if self.models else {}
+        return content
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with the package."""
+    return sorted(path.name[:-5] for path in resources.files("mstdistill.recipes").iterdir() if path.name.endswith(".yaml"))
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "released": {
+        "mask": {"mode": "cumulative"},
+        "routing": {"rule": "topk-mean", "k": 1, "signal": "none", "balance": "KL"},
+        "cotrain": {"epochs": 1, "select": "last"},
+        "specialise": {"epochs": 1},
+        "distill": {"epochs": 100, "weights": {
+            "task": 1.0, "kd": 1.0, "balance": 1.0,
+            "kd_decay": {"factor": 0.5, "every": 30}, "balance_decay": {"factor": 0.9, "every": 10},
+        }},
+        "validation_mean": "batches",
+    }
+}  # fmt: skip
+
+
+def load(source: str, overrides: Sequence[str] = (), presets: Sequence[str] = ()) -> Recipe:
+    """A recipe from a shipped name or a YAML file, with presets and overrides on top.
+
+    Args:
+        source: a name from `recipe_names()` or a path.
+        overrides: "key=value" with dots for nesting; values are YAML.
+
+    Raises:
+        ConfigError: unknown recipe, preset or key, or a value of the wrong kind.
+    """
+    content = _read(source)
+    for preset in presets:
+        if preset not in PRESETS:
+            raise ConfigError(f"unknown preset {preset!r}; {nearest(preset, PRESETS)}")
+        content = _merge(content, PRESETS[preset])
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"override {override!r}: write key=value, for example distill.epochs=20")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"override {override!r}: {value!r} is not valid YAML") from None
+        content = _merge(content, _nested(key.strip().split("."), parsed))
+    return parse(content, source)
+
+
+def parse(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """Validate a recipe's content; see `load`."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(error)}") from None
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _read(source: str) -> dict[str, Any]:
+    path = Path(source)
+    if source in recipe_names():
+        text = resources.files("mstdistill.recipes").joinpath(f"{source}.yaml").read_text()
+    elif path.suffix in (".yaml", ".yml"):
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise ConfigError(f"{source}: can't be read ({error.strerror})") from None
+    else:
+        raise ConfigError(f"unknown task or recipe {source!r}; {nearest(source, recipe_names())}")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{source}: a recipe is a mapping of settings")
+    return content
+
+
+def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: value if len(keys) == 1 else _nested(keys[1:], value)}
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    """The first mistake, in one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        parent = _settings_at(first["loc"][:-1])
+        return f"unknown key {where!r}; {nearest(str(first['loc'][-1]), parent.model_fields)}"
+    if first["type"] == "missing":
+        return f"key {where!r} is missing"
+    return f"{where}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _settings_at(loc: Sequence[int | str]) -> type[Settings]:
+    current: Any = Recipe
+    for part in loc:
+        if isinstance(current, type) and issubclass(current, Settings):
+            current = current.model_fields[str(part)].annotation
+        else:  # a dict or list of settings
+            current = current.__args__[-1]
+    return current if isinstance(current, type) and issubclass(current, Settings) else Recipe

@@ -1,0 +1,1 @@
+"""Data: what a task is, how it is stored, read, split and batched."""

@@ -1,0 +1,243 @@
+"""AV-MNIST from its publishers' files: MNIST (idx) with Free Spoken Digit recordings (wav), optionally ESC-50 noise.
+
+Images keep a quarter of their principal components; each gets a recording of its digit, in turn, as a 112 x 112
+spectrogram. Training images hear three speakers, test images a fourth, as published; the parts are merged before the
+split of the data protocol (60/20/20 by seed group).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import DataError
+from .preprocess.audio import min_max, read_wav, resample, square_spectrogram
+from .store import write
+from .task import Task
+
+COMPONENTS = 196
+NOISE_GAIN = 0.009
+TRAIN_SPEAKERS = ("jackson", "nicolas", "theo")
+TEST_SPEAKERS = ("yweweler",)
+_FILES = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t10k-labels")}
+
+
+def prepare(
+    folder: Path,
+    mnist: str | None = None,
+    fsdd: str | None = None,
+    noise: str | None = None,
+    train_speakers: Sequence[str] = TRAIN_SPEAKERS,
+    test_speakers: Sequence[str] = TEST_SPEAKERS,
+    dtype: str = "float16",
+) -> Path:
+    """Build AV-MNIST in `folder`.
+
+    Args:
+        mnist: folder of MNIST's idx files, gzipped or not. Where only the 10,000 test images are there, their first
+            six sevenths take the training images' part.
+        fsdd: folder of Free Spoken Digit recordings (`{digit}_{speaker}_{take}.wav`).
+        noise: folder of ESC-50 clips (wav), mixed in at 0.009 of their level; optional.
+        dtype: how features are stored.
+
+    Raises:
+        DataError: missing, truncated or swapped files.
+    """
+    if not mnist or not fsdd:
+        raise DataError("av-mnist needs its sources: mstdistill prepare av-mnist --mnist DIR --fsdd DIR [--noise DIR]")
+    images, labels, is_test, note = _read_mnist(Path(mnist))
+    clips = _read_noise(Path(noise)) if noise else []
+    recordings = _index_recordings(Path(fsdd))
+    image, constant_images = min_max(_keep_components(images))
+    spectrograms: dict[Path, np.ndarray] = {}
+    audio = np.empty((len(labels), 1, 112, 112), dtype=np.float32)
+    turn: dict[tuple[bool, int], int] = {}
+    for i, label in enumerate(labels):
+        part = bool(is_test[i])
+        takes = _takes(recordings, int(label), test_speakers if part else train_speakers, Path(fsdd))
+        number = turn.get((part, int(label)), 0)
+        turn[part, int(label)] = number + 1
+        path = takes[number % len(takes)]
+        clip = _clip(clips, part, i)
+        if clip is not None:
+            audio[i, 0] = _hear(path, clip)
+        else:
+            if path not in spectrograms:
+                spectrograms[path] = _hear(path, None)
+            audio[i, 0] = spectrograms[path]
+    audio, constant_audio = min_max(audio)
+    columns = {
+        "image": image.reshape(-1, 1, 28, 28).astype(dtype),
+        "audio": audio.astype(dtype),
+        "label": labels.astype(np.int64),
+    }
+    card = {
+        "task": TASK.name,
+        "version": TASK.version,
+        "title": TASK.title,
+        "note": note,
+        "components": COMPONENTS,
+        "speakers": {"train": list(train_speakers), "test": list(test_speakers)},
+        "noise": "0.009 x ESC-50" if clips else "none",
+        "constant_instances": {"image": constant_images, "audio": constant_audio},
+        "sources": {
+            "images": "MNIST (CC BY-SA 3.0)",
+            "audio": "Free Spoken Digit Dataset (CC BY-SA 4.0)",
+            "sha256": {path.name: _sha256(path) for path in sorted(Path(mnist).glob("*ubyte*"))},
+            "recordings": len(recordings),
+        },
+    }
+    return write(folder, {"all": columns}, card)
+
+
+def _read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    """Images [N, 784] in [0, 1], labels [N], whether each plays a test image, and a note for the card."""
+    parts = []
+    for part, (images, labels) in _FILES.items():
+        found = [_locate(folder, name) for name in (images, labels)]
+        if found[0] is None and found[1] is None:
+            continue
+        for name, path in zip((images, labels), found, strict=True):
+            if path is None:
+                raise DataError(f"{folder}: {name}-idx*-ubyte[.gz] is missing; fetch MNIST's files again")
+        assert found[0] is not None
+        assert found[1] is not None
+        pixels, classes = read_idx(found[0], 3), read_idx(found[1], 1)
+        if len(pixels) != len(classes):
+            raise DataError(f"{folder}: {len(pixels)} images but {len(classes)} labels: files of different parts")
+        if pixels.shape[1:] != (28, 28) or classes.max(initial=0) > 9:
+            raise DataError(f"{folder}: {images} holds {list(pixels.shape[1:])} images, not MNIST's 28x28 digits")
+        parts.append((part, pixels.reshape(len(pixels), 784).astype(np.float32) / 255.0, classes))
+    if not parts:
+        raise DataError(f"{folder}: no MNIST files (train-images-idx3-ubyte[.gz], t10k-images-idx3-ubyte[.gz], ...)")
+    images = np.concatenate([pixels for _, pixels, _ in parts])
+    labels = np.concatenate([classes for _, _, classes in parts]).astype(np.int64)
+    if {part for part, _, _ in parts} == {"train", "test"}:
+        is_test = np.concatenate([np.full(len(classes), part == "test") for part, _, classes in parts])
+        return images, labels, is_test, "MNIST's own training and test images"
+    note = f"only MNIST's {parts[0][0]} images were given: the first six sevenths take the training images' part"
+    return images, labels, np.arange(len(labels)) >= len(labels) * 6 // 7, note
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """An idx file of unsigned bytes, gzipped or not.
+
+    Raises:
+        DataError: truncated, or another kind of file (swapped images and labels, say).
+    """
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: can't be unpacked ({error}): truncated or damaged; fetch it again") from None
+    if len(raw) < 4 + 4 * dimensions or raw[:2] != b"\0\0" or raw[2] != 8:
+        raise DataError(f"{path}: not an idx file of bytes; fetch it again")
+    if raw[3] != dimensions:
+        kind = {1: "labels", 3: "images"}
+        raise DataError(
+            f"{path}: holds {kind.get(raw[3], f'{raw[3]}-d data')} where {kind.get(dimensions)} belong; swapped files?"
+        )
+    shape = struct.unpack(f">{dimensions}I", raw[4 : 4 + 4 * dimensions])
+    data = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * dimensions)
+    if data.size != int(np.prod(shape)):
+        raise DataError(f"{path}: {data.size} bytes of data where its header says {int(np.prod(shape))}: truncated")
+    return data.reshape(shape)
+
+
+def _locate(folder: Path, start: str) -> Path | None:
+    found = sorted(path for path in folder.glob("*") if path.name.replace(".", "-").startswith(start + "-idx"))
+    return found[0] if found else None
+
+
+def _keep_components(images: np.ndarray) -> np.ndarray:
+    """Projected onto the first 196 principal components and back, without the mean (data protocol)."""
+    from sklearn.decomposition import PCA
+
+    if len(images) < COMPONENTS:
+        raise DataError(f"{len(images)} images are too few for {COMPONENTS} principal components")
+    pca = PCA(n_components=COMPONENTS, svd_solver="covariance_eigh").fit(images)
+    return (pca.transform(images) @ pca.components_).astype(np.float32)
+
+
+def _index_recordings(folder: Path) -> dict[tuple[int, str], list[Path]]:
+    folder = folder / "recordings" if (folder / "recordings").is_dir() else folder
+    found: dict[tuple[int, str], list[Path]] = {}
+    for path in folder.glob("*.wav"):
+        fields = path.stem.split("_")
+        if len(fields) == 3 and fields[0].isdigit() and fields[2].isdigit():
+            found.setdefault((int(fields[0]), fields[1]), []).append(path)
+    if not found:
+        raise DataError(f"{folder}: no Free Spoken Digit recordings (files named digit_speaker_take.wav)")
+    for takes in found.values():
+        takes.sort(key=lambda path: int(path.stem.split("_")[2]))
+    return found
+
+
+def _takes(
+    recordings: dict[tuple[int, str], list[Path]], digit: int, speakers: Sequence[str], folder: Path
+) -> list[Path]:
+    takes = [path for speaker in speakers for path in recordings.get((digit, speaker), [])]
+    if not takes:
+        have = sorted({speaker for _, speaker in recordings})
+        raise DataError(f"{folder}: no recording of digit {digit} by {', '.join(speakers)}; speakers there: {have}")
+    return takes
+
+
+def _read_noise(folder: Path) -> list[tuple[torch.Tensor, int]]:
+    """One clip per ESC-50 class (`fold-id-take-class.wav`), in class order; else every clip in name order."""
+    by_class: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*.wav")):
+        by_class.setdefault(path.stem.split("-")[-1] if path.stem.count("-") >= 3 else path.stem, path)
+    if not by_class:
+        raise DataError(f"{folder}: no wav clips for the noise")
+    clips = []
+    for _, path in sorted(by_class.items(), key=lambda item: (not item[0].isdigit(), item[0].zfill(4))):
+        samples, rate = read_wav(path)
+        clips.append((torch.from_numpy(samples), rate))
+    return clips
+
+
+def _clip(clips: list[tuple[torch.Tensor, int]], is_test: bool, turn: int) -> tuple[torch.Tensor, int] | None:
+    """The noise of an image: four fifths of the clips serve training images, the rest test images."""
+    if not clips:
+        return None
+    cut = max(1, len(clips) * 4 // 5)
+    pool = clips[cut:] if is_test and len(clips) > cut else clips[:cut]
+    return pool[turn % len(pool)]
+
+
+def _hear(path: Path, clip: tuple[torch.Tensor, int] | None) -> np.ndarray:
+    samples, rate = read_wav(path)
+    wave = torch.from_numpy(samples)
+    if clip is not None:
+        noise, noise_rate = clip
+        low = min(rate, noise_rate)
+        wave, noise = resample(wave, rate, low), resample(noise, noise_rate, low)
+        wave = wave + NOISE_GAIN * noise.repeat(-(-len(wave) // len(noise)))[: len(wave)]
+    return square_spectrogram(wave).numpy()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+TASK = Task(
+    name="av-mnist",
+    title="MNIST images with spoken digits (paper); needs MNIST and Free Spoken Digit files",
+    modalities={"image": (1, 28, 28), "audio": (1, 112, 112)},
+    num_classes=10,
+    class_names=tuple(str(i) for i in range(10)),
+    prepare=prepare,
+    options={
+        "mnist": "folder of MNIST's idx files",
+        "fsdd": "folder of Free Spoken Digit recordings",
+        "noise": "folder of ESC-50 clips (optional)",
+        "dtype": "how features are stored: float16 or float32",
+    },
+)

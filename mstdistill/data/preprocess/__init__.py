@@ -1,0 +1,1 @@
+"""Steps that data sets share: audio, speech synthesis."""

@@ -1,0 +1,189 @@
+"""Prepared data on disk: a Hugging Face `datasets` folder (Arrow, memory-mapped) and a card beside it.
+
+Each modality is a column of flat fixed-size lists; its shape and dtype stand in the card. Reading is zero-copy: a batch
+touches the pages of its own rows and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError, nearest
+from ..files import replace_folder, write_text
+
+CARD = "card.json"
+
+
+def write(
+    folder: Path,
+    splits: Mapping[str, Mapping[str, np.ndarray]],
+    card: Mapping[str, Any],
+) -> Path:
+    """Write prepared splits, atomically: the folder appears complete or not at all.
+
+    Args:
+        folder: where.
+        splits: split -> column -> array [N, ...]; the column `label` is required in each.
+        card: what is to be known of the data (source, classes, ...); shapes, counts and fingerprints are added.
+
+    Raises:
+        DataError: columns of one split differ in length.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    card = dict(card)
+    card["splits"], card["modalities"] = {}, {}
+    with replace_folder(folder) as temporary:
+        for split, columns in splits.items():
+            lengths = {name: len(values) for name, values in columns.items()}
+            if len(set(lengths.values())) > 1:
+                raise DataError(f"split {split!r}: modality lengths differ: {lengths}")
+            features = datasets.Features({name: _feature(values) for name, values in columns.items()})
+
+            table = _table(datasets, columns, features)
+            table.save_to_disk(str(temporary / split), max_shard_size="500MB")
+            card["splits"][split] = {
+                "rows": len(columns["label"]),
+                "fingerprint": _fingerprint(columns),
+                "per_class": {
+                    str(k): int(n) for k, n in zip(*np.unique(columns["label"], return_counts=True), strict=True)
+                } if columns["label"].ndim == 1 else {},
+            }  # fmt: skip
+            for name, values in columns.items():
+                card["modalities"][name] = {"shape": list(values.shape[1:]), "dtype": str(values.dtype)}
+        write_text(temporary / CARD, json.dumps(card, indent=1))
+    return folder
+
+
+def _table(datasets: Any, columns: Mapping[str, np.ndarray], features: Any) -> Any:
+    """A `datasets.Dataset` over the arrays without a Python object per number."""
+    import pyarrow as pa
+
+    arrays = []
+    for values in columns.values():
+        if values.ndim == 1:
+            arrays.append(pa.array(values))
+        else:
+            flat = np.ascontiguousarray(values).reshape(-1)
+            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), int(np.prod(values.shape[1:]))))
+    table = pa.table(dict(zip(columns, arrays, strict=True)))
+    return datasets.Dataset(datasets.table.InMemoryTable(table.cast(features.arrow_schema)))
+
+
+def _feature(values: np.ndarray) -> Any:
+    import datasets
+
+    kind = datasets.Value(str(values.dtype))
+    return kind if values.ndim == 1 else datasets.Sequence(kind, length=int(np.prod(values.shape[1:])))
+
+
+def _fingerprint(columns: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(columns):
+        values = columns[name]
+        digest.update(f"{name} {values.shape} {values.dtype};".encode())
+        for start in range(0, len(values), 4096):
+            digest.update(np.ascontiguousarray(values[start : start + 4096]).tobytes())
+    return digest.hexdigest()
+
+
+class PreparedSplit:
+    """A split of a prepared folder, memory-mapped.
+
+    Attributes:
+        fingerprint: hash of the contents, taken when they were written.
+    """
+
+    deterministic = True
+
+    def __init__(self, folder: Path, split: str, card: Mapping[str, Any]) -> None:
+        import datasets
+
+        self.name = f"{folder.name}/{split}"
+        try:
+            self.fingerprint = str(card["splits"][split]["fingerprint"])
+            data = datasets.load_from_disk(str(folder / split))
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{folder}/{split} is missing or damaged ({_short(error)}); prepare the data again") from None
+        self.rows = len(data)
+        if self.rows != int(card["splits"][split]["rows"]):
+            raise DataError(
+                f"{folder}/{split} holds {self.rows} rows where its card says {card['splits'][split]['rows']}: "
+                "truncated; prepare the data again"
+            )
+        self.columns = {
+            name: _Column(data.data.column(name), tuple(kind["shape"]), self.name)
+            for name, kind in card["modalities"].items()
+        }
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """Modalities [B, ...] as float32 (integers stay) and labels of these rows."""
+        inputs = {}
+        for name in modalities:
+            if name not in self.columns or name == "label":
+                raise DataError(f"{self.name} has no modality {name!r}; {nearest(name, set(self.columns) - {'label'})}")
+            values = torch.from_numpy(self.columns[name].take(index))
+            inputs[name] = values.float() if values.is_floating_point() else values
+        return inputs, torch.from_numpy(self.columns["label"].take(index))
+
+
+class _Column:
+    """Rows of an Arrow column as arrays of a shape, without copying the column."""
+
+    def __init__(self, chunked: Any, shape: tuple[int, ...], owner: str) -> None:
+        self.shape = shape
+        width = int(np.prod(shape)) if shape else 1
+        self.parts = []
+        for chunk in chunked.chunks:
+            values = chunk.flatten() if shape else chunk
+            array = values.to_numpy(zero_copy_only=True)
+            if array.size != width * len(chunk):
+                raise DataError(f"{owner}: a column doesn't have the shape {list(shape)} of its card; prepare it again")
+            self.parts.append(array.reshape(len(chunk), *shape))
+        self.starts = np.cumsum([0] + [len(part) for part in self.parts])
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        if len(self.parts) == 1:
+            return np.asarray(self.parts[0][index])
+        out = np.empty((len(index), *self.shape), dtype=self.parts[0].dtype if self.parts else np.float32)
+        owner = np.searchsorted(self.starts, index, side="right") - 1
+        for number, part in enumerate(self.parts):
+            here = owner == number
+            out[here] = part[index[here] - self.starts[number]]
+        return out
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of a prepared folder.
+
+    Raises:
+        DataError: no prepared data there.
+    """
+    try:
+        card = json.loads((folder / CARD).read_text())
+        assert isinstance(card["splits"], dict)
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise DataError(f"{folder} holds no prepared data ({_short(error)}); run: mstdistill prepare TASK") from None
+    return dict(card)
+
+
+def remove(folder: Path) -> None:
+    """Delete a prepared folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _short(error: BaseException) -> str:
+    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__

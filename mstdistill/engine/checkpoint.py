@@ -1,0 +1,150 @@
+"""Checkpoints that are whole or not there: safetensors and JSON in a folder with a manifest of sizes and hashes.
+
+A checkpoint is written to a temporary folder, flushed and renamed. Loading takes the newest one whose every file agrees
+with its manifest; a damaged one is passed over, and that is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .. import ranks
+from ..errors import CheckpointError
+from ..files import replace_folder
+
+MANIFEST = "manifest.json"
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved: groups of tensors, and facts."""
+
+    groups: dict[str, dict[str, Tensor]]
+    facts: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one stage of one run.
+
+    Args:
+        folder: where they lie.
+        fingerprint: of what they belong to; a checkpoint of something else is refused.
+        keep: how many complete ones stay.
+        say: where remarks go.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, keep: int = 2, say: Callable[[str], None] = print) -> None:
+        self.folder, self.fingerprint, self.keep, self.say = folder, fingerprint, keep, say
+
+    def save(self, step: int, groups: Mapping[str, Tensors], facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint (rank 0; the others wait).
+
+        Raises:
+            CheckpointError: it can't be written; earlier ones are untouched.
+        """
+        if ranks.rank() == 0:
+            with replace_folder(self.folder / f"{step:010d}") as temporary:
+                for name, tensors in groups.items():
+                    plain = {key: x.detach().to("cpu").contiguous() for key, x in tensors.items()}
+                    save_file(_unshared(plain), temporary / f"{name}.safetensors")
+                (temporary / "facts.json").write_text(json.dumps({"fingerprint": self.fingerprint, **facts}))
+                files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+                (temporary / MANIFEST).write_text(json.dumps(files))
+            for old in self._all()[: -self.keep]:
+                shutil.rmtree(old, ignore_errors=True)
+        ranks.wait()
+
+    def load(self) -> Checkpoint | None:
+        """The newest whole checkpoint, or None.
+
+        Raises:
+            CheckpointError: it belongs to another run.
+        """
+        if ranks.rank() == 0:
+            self._sweep()
+        ranks.wait()
+        for folder in reversed(self._all()):
+            problem = _problem(folder)
+            if problem:
+                if ranks.rank() == 0:
+                    self.say(f"checkpoint {folder} is damaged ({problem}); using the last good one before it")
+                continue
+            facts = json.loads((folder / "facts.json").read_text())
+            if facts.pop("fingerprint") != self.fingerprint:
+                raise CheckpointError(f"{folder} is a checkpoint of another config; choose another --out or delete it")
+            groups = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
+            return Checkpoint(groups, facts)
+        return None
+
+    def clear(self) -> None:
+        """Remove all, when the stage's result is safe."""
+        if ranks.rank() == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        ranks.wait()
+
+    def _all(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("*") if path.is_dir() and path.name.isdigit())
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half-written."""
+        for pattern in (".*.tmp", ".*.old"):
+            for path in self.folder.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tied parameters copied: safetensors stores no aliases."""
+    seen: set[int] = set()
+    for key, x in tensors.items():
+        if x.numel() and x.data_ptr() in seen:
+            tensors[key] = x.clone()
+        seen.add(tensors[key].data_ptr())
+    return tensors
+
+
+def _digest(path: Path) -> list[Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return [path.stat().st_size, digest.hexdigest()]
+
+
+def _problem(folder: Path) -> str | None:
+    try:
+        expected = json.loads((folder / MANIFEST).read_text())
+        for name, (size, digest) in expected.items():
+            path = folder / name
+            if path.stat().st_size != size or _digest(path)[1] != digest:
+                return f"{name} doesn't agree with its manifest"
+    except (OSError, ValueError) as error:
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """An optimiser's state as flat tensors, and its groups' settings."""
+    state = optimizer.state_dict()
+    tensors = {f"{number}.{name}": torch.as_tensor(value) for number, entry in state["state"].items()
+               for name, value in entry.items() if value is not None}  # fmt: skip
+    return tensors, state["param_groups"]
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, groups: list[dict[str, Any]]) -> None:
+    """Put an optimiser where `optimizer_tensors` found it."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,86 @@
+"""Starting: an Accelerator that is what the launcher promised, or one line that says why not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ConfigError
+
+
+def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | None = None) -> Any:
+    """An `accelerate.Accelerator`.
+
+    Args:
+        precision: "no", "bf16" or "fp16".
+        trackers: names that Accelerate knows ("tensorboard", "wandb", "trackio", ...).
+        folder: where trackers write.
+
+    Raises:
+        ConfigError: precision that the device lacks, an unknown or missing tracker, or a launch that asked for more
+            processes than came up.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
+    from accelerate.utils.dataclasses import LoggerType
+
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available()
+    if precision == "fp16" and cpu:
+        raise ConfigError("precision=fp16 needs a GPU; use precision=bf16 or precision=no here")
+    known = [str(name.value) for name in LoggerType]
+    for name in trackers:
+        if name not in known:
+            raise ConfigError(f"run.trackers: unknown tracker {name!r}; known: {', '.join(sorted(known))}")
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    handlers = [InitProcessGroupKwargs(backend="gloo")] if cpu and several else []
+    try:
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=precision,
+            log_with=list(trackers) or None,
+            project_dir=str(folder) if folder else None,
+            kwargs_handlers=handlers,
+        )
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"Accelerate can't start: {str(error).splitlines()[0]}") from None
+    _check_promise(accelerator)
+    return accelerator
+
+
+def _check_promise(accelerator: Any) -> None:
+    """A launcher may ask for several processes and get independent ones, each training its own model in silence."""
+    promised = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != promised:
+        raise ConfigError(
+            f"the launcher promised {promised} processes, Accelerate joined {accelerator.num_processes}; on the CPU "
+            "start with: ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m mstdistill ..."
+        )
+    asked = {name: os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED")}
+    got = str(accelerator.distributed_type).rsplit(".", maxsplit=1)[-1]
+    for name, wanted in asked.items():
+        if wanted and got != name:
+            raise ConfigError(
+                f"the launch config asks for {name}, Accelerate runs {got}: it is not available here; "
+                "pick another file of launch_configs/"
+            )
+
+
+def trackers_started(accelerator: Any, name: str, settings: dict[str, Any]) -> None:
+    """Start the trackers with the settings flattened to what they can show."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        elif isinstance(value, (int, float, str, bool)):
+            flat[prefix] = value
+        else:
+            flat[prefix] = str(value)
+
+    walk("", settings)
+    accelerator.init_trackers(name, config=flat)

@@ -1,0 +1,353 @@
+"""The only training loop. A stage gives it a module, a loss and a validation; it gives back the selected weights.
+
+Everything that decides the numbers is either stateless (order of data, learning rate, loss weights: functions of seed,
+epoch and step) or in the checkpoint (weights, optimiser, random state, best so far), so that a run resumed from any
+checkpoint continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .. import ranks
+from ..config import OptimSettings, RunSettings
+from ..data.loader import Batch, Loader
+from ..errors import Interrupted, NonFiniteError
+from .checkpoint import CheckpointStore, optimizer_tensors, restore_optimizer
+from .progress import Bar, Screen
+from .seeding import random_state, restore_random_state, seed_all
+
+State = dict[str, Tensor]
+
+
+class Stage(Protocol):
+    """What the loop needs of a stage.
+
+    Attributes:
+        name: for folders and progress.
+        module: what learns.
+    """
+
+    name: str
+    module: nn.Module
+
+    def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """Losses of a micro-batch, `loss` (minimised) among them; the others are reported. `module` may be wrapped."""
+        ...
+
+    def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
+        """Figures of an epoch; with `selection` the epoch with its lowest value is kept, else the last."""
+        ...
+
+
+@dataclass
+class Fit:
+    """What a finished stage gives back.
+
+    Attributes:
+        state: the selected weights, on the CPU.
+        best_epoch: which epoch they are of.
+        history: figures per epoch.
+    """
+
+    state: State
+    best_epoch: int
+    history: list[dict[str, Any]]
+
+
+@dataclass
+class _Position:
+    """Where a run stands."""
+
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_value: float = math.inf
+    best_epoch: int = -1
+    best_state: State | None = None
+
+
+def learning_rate(settings: OptimSettings, step: int, total: int) -> float:
+    """The learning rate of an optimiser step (from 0) out of `total`."""
+    warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    if settings.schedule == "cosine":
+        done = max(0, step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
+        return settings.lr * warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+    return settings.lr * warm
+
+
+def build_optimizer(settings: OptimSettings, module: nn.Module) -> torch.optim.Optimizer:
+    """The stage's optimiser over the parameters that learn."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    return kind(parameters, settings.lr, weight_decay=settings.weight_decay)
+
+
+class Trainer:
+    """Runs stages on an Accelerator.
+
+    Args:
+        accelerator: from `launch.start`.
+        run: checkpoint and log settings.
+        seed: of the run.
+        screen: for people.
+        observe: called after every optimiser step with the stage's name, the step and the step's losses.
+    """
+
+    def __init__(
+        self,
+        accelerator: Any,
+        run: RunSettings,
+        seed: int,
+        screen: Screen,
+        observe: Callable[[str, int, Mapping[str, Tensor]], None] | None = None,
+    ) -> None:
+        self.accelerator, self.run, self.seed, self.screen, self.observe = accelerator, run, seed, screen, observe
+        self.stop = threading.Event()
+
+    def fit(self, stage: Stage, loader: Loader, settings: OptimSettings, store: CheckpointStore) -> Fit:
+        """Train a stage to its end, from its newest checkpoint where there is one.
+
+        Raises:
+            NonFiniteError: NaN or Inf in a loss; the healthy state before it was saved.
+            Interrupted: Ctrl-C; the state was saved.
+        """
+        seed_all(self.seed, stage.name, ranks.rank())
+        stage.module.to(self.accelerator.device)
+        fitting = _Fitting(self, stage, loader, settings, store)
+        title, per_epoch, position = stage.name, loader.steps_per_epoch, fitting.position
+        try:
+            with (
+                self._listening(),
+                self.screen.task(title, settings.epochs * per_epoch, position.epoch * per_epoch + position.step) as bar,
+            ):
+                while position.epoch < settings.epochs:
+                    fitting.epoch(bar)
+        finally:
+            self.accelerator.free_memory()
+        state = position.best_state if position.best_state is not None else cpu_state(stage.module)
+        return Fit(state, position.best_epoch if position.best_epoch >= 0 else settings.epochs - 1, position.history)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Ctrl-C asks for a stop at the next step, where the state can be saved; a second one stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+
+        def ask(number: int, frame: Any) -> None:
+            if self.stop.is_set():
+                raise KeyboardInterrupt
+            self.stop.set()
+
+        for name in before:
+            signal.signal(name, ask)
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+    def stopped(self, number: int) -> bool:
+        """Whether to stop after this step; the ranks agree, which costs a round trip, so they ask now and then."""
+        if ranks.world_size() > 1:
+            return number % 8 == 7 and ranks.any_rank(self.stop.is_set(), self.accelerator.device)
+        return self.stop.is_set()
+
+
+class _Fitting:
+    """One stage being trained."""
+
+    def __init__(
+        self, trainer: Trainer, stage: Stage, loader: Loader, settings: OptimSettings, store: CheckpointStore
+    ) -> None:
+        self.trainer, self.stage, self.loader, self.settings, self.store = trainer, stage, loader, settings, store
+        self.accelerator, self.run = trainer.accelerator, trainer.run
+        self.plain = build_optimizer(settings, stage.module)
+        self.module, self.optimizer = self.accelerator.prepare(stage.module, self.plain)
+        self.position = self._resume()
+        self.saved = time.monotonic()
+
+    def epoch(self, bar: Bar) -> None:
+        """The rest of the current epoch, its validation and perhaps a checkpoint."""
+        position, per_epoch = self.position, self.loader.steps_per_epoch
+        self.module.train()
+        for micros in _steps(self.loader.epoch(position.epoch, position.step)):
+            number = position.epoch * per_epoch + position.step
+            for group in self.plain.param_groups:
+                group["lr"] = learning_rate(self.settings, number, self.settings.epochs * per_epoch)
+            parts = self._step(micros, number)
+            position.step += 1
+            bar.advance()
+            if self.trainer.observe is not None:
+                self.trainer.observe(self.stage.name, number, parts)
+            if self.run.checkpoint_steps and (number + 1) % self.run.checkpoint_steps == 0 and position.step < per_epoch:
+                self._save()
+            if self.trainer.stopped(number):
+                self._save()
+                where = f"{self.stage.name}, epoch {position.epoch}, step {position.step}"
+                raise Interrupted(f"stopped in {where}; state saved")
+        self._close_epoch(bar)
+        if time.monotonic() - self.saved >= self.run.checkpoint_seconds or position.epoch == self.settings.epochs:
+            self._save()
+
+    def _step(self, micros: Iterator[Batch], number: int) -> dict[str, Tensor]:
+        """One optimiser step over its micro-batches; returns this rank's part of the step's losses."""
+        accelerator, parts = self.accelerator, {}
+        instances = 0.0
+        for batch in micros:
+            batch = batch.to(accelerator.device)
+            with nullcontext() if batch.closes_step else accelerator.no_sync(self.module):
+                losses = self.stage.losses(self.module, batch, self.position.epoch)
+                self._check_finite(losses, number)
+                accelerator.backward(losses["loss"])
+            for name, value in losses.items():
+                parts[name] = parts.get(name, 0.0) + value.detach().to(torch.float64)
+            instances = batch.normaliser * ranks.world_size()
+        if self.settings.clip_norm is not None:
+            accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        sums = self.position.sums
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + value * instances
+        return parts
+
+    def _check_finite(self, losses: Mapping[str, Tensor], number: int) -> None:
+        # a look at the numbers waits for a GPU, so there it comes only now and then
+        if self.accelerator.device.type != "cpu" and number % self.run.log_every:
+            return
+        bad = [name for name, value in losses.items() if not bool(torch.isfinite(value).all())]
+        if not ranks.any_rank(bool(bad), self.accelerator.device):
+            return
+        note = "the last good checkpoint is kept"
+        if all(bool(torch.isfinite(p).all()) for p in self.stage.module.parameters()):
+            self.plain.zero_grad()
+            self._save()
+            note = "the state before this step was saved"
+        names = ", ".join(name for name in bad if name != "loss") or "the loss of another process"
+        where = f"{self.stage.name}, epoch {self.position.epoch}, step {self.position.step}"
+        raise NonFiniteError(f"NaN or Inf in {names} at {where}; {note}; lower the learning rate or look at the data")
+
+    def _close_epoch(self, bar: Bar) -> None:
+        position = self.position
+        record: dict[str, Any] = {"epoch": position.epoch}
+        for name, value in sorted(self._global_sums().items()):
+            record[f"train/{name}"] = (value / len(self.loader.split)).tolist()
+        self.module.eval()
+        with torch.no_grad():
+            record.update(self.stage.validate(self.module, position.epoch))
+        selection = record.get("selection")
+        if selection is not None and selection < position.best_value:
+            position.best_value, position.best_epoch = selection, position.epoch
+            position.best_state = cpu_state(self.stage.module)
+        position.history.append(record)
+        scalars = {f"{self.stage.name}/{k}": v for k, v in record.items() if isinstance(v, float)}
+        self.accelerator.log(scalars, step=position.epoch)
+        position.epoch, position.step, position.sums = position.epoch + 1, 0, {}
+        bar.remark(_note(record))
+
+    def _global_sums(self) -> dict[str, Tensor]:
+        # a rank's loss is scaled so that the mean over the ranks is the global figure
+        return {name: ranks.total(value) / ranks.world_size() for name, value in self.position.sums.items()}
+
+    def _save(self) -> None:
+        position = self.position
+        moments, groups = optimizer_tensors(self.plain)
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "model": self.stage.module.state_dict(),
+            "optimizer": moments,
+            "random": _gather_random(),
+            "sums": self._global_sums(),
+        }
+        if position.best_state is not None:
+            parts["best"] = position.best_state
+        scaler = getattr(self.accelerator, "scaler", None)
+        facts = {
+            "epoch": position.epoch,
+            "step": position.step,
+            "history": position.history,
+            "best_value": position.best_value if math.isfinite(position.best_value) else None,
+            "best_epoch": position.best_epoch,
+            "groups": groups,
+            "world": ranks.world_size(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        # epoch and step as one growing number: the newest sorts last
+        self.store.save(position.epoch * 1_000_000 + position.step, parts, facts)
+        self.saved = time.monotonic()
+
+    def _resume(self) -> _Position:
+        found = self.store.load()
+        if found is None:
+            return _Position()
+        facts = found.facts
+        self.stage.module.load_state_dict(found.groups["model"])
+        restore_optimizer(self.plain, found.groups.get("optimizer", {}), facts["groups"])
+        if facts["world"] == ranks.world_size():
+            restore_random_state({name: rows[ranks.rank()] for name, rows in found.groups["random"].items()})
+        if facts["scaler"] and getattr(self.accelerator, "scaler", None) is not None:
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
+        self.trainer.screen.say(f"{self.stage.name}: continues at epoch {facts['epoch']}, step {facts['step']}")
+        device = self.accelerator.device
+        return _Position(
+            epoch=facts["epoch"],
+            step=facts["step"],
+            history=facts["history"],
+            sums={name: value.to(device) for name, value in found.groups.get("sums", {}).items()},
+            best_value=math.inf if facts["best_value"] is None else facts["best_value"],
+            best_epoch=facts["best_epoch"],
+            best_state=found.groups.get("best"),
+        )
+
+
+def _steps(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
+    """Micro-batches grouped by optimiser step, lazily."""
+    for first in batches:
+
+        def group(first: Batch = first) -> Iterator[Batch]:
+            yield first
+            last = first
+            while not last.closes_step:
+                last = next(batches)
+                yield last
+
+        yield group()
+
+
+def cpu_state(module: nn.Module) -> State:
+    """A copy of a module's state on the CPU."""
+    return {name: x.detach().to("cpu", copy=True) for name, x in module.state_dict().items()}
+
+
+def _gather_random() -> dict[str, Tensor]:
+    """Every rank's random state, [ranks, ...]."""
+    own = random_state()
+    if ranks.world_size() == 1:
+        return {name: x.unsqueeze(0) for name, x in own.items()}
+    device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
+    gathered = {}
+    for name, x in own.items():
+        rows = [torch.empty_like(x, device=device) for _ in range(ranks.world_size())]
+        torch.distributed.all_gather(rows, x.to(device))
+        gathered[name] = torch.stack(rows).cpu()
+    return gathered
+
+
+def _note(record: Mapping[str, Any]) -> str:
+    shown = [key for key in ("train/loss", "selection", "validation/accuracy") if isinstance(record.get(key), float)]
+    return "  ".join(f"{key.rsplit('/', maxsplit=1)[-1]} {record[key]:.4f}" for key in shown)

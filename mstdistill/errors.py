@@ -1,0 +1,46 @@
+"""Errors meant for people: one line that says what is wrong, where, and how to mend it.
+
+The command line prints them without a traceback and exits with their `exit_code`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MstdistillError(Exception):
+    """A mistake that the user can mend."""
+
+    exit_code = 2
+
+
+class ConfigError(MstdistillError):
+    """A recipe, an override or an argument that can't be used."""
+
+
+class DataError(MstdistillError):
+    """Missing, truncated, swapped or impossible data."""
+
+
+class CheckpointError(MstdistillError):
+    """A checkpoint or run folder that can't be continued or written."""
+
+
+class NonFiniteError(MstdistillError):
+    """NaN or Inf in a loss; the state was saved before this was raised."""
+
+
+class Interrupted(MstdistillError):
+    """The user stopped the run; its state was saved."""
+
+    exit_code = 130
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: the closest known ones, or all of them where none is close."""
+    options = sorted(known)
+    close = difflib.get_close_matches(name, options, n=3, cutoff=0.4)
+    if close:
+        return "did you mean " + " or ".join(close) + "?"
+    return "known: " + (", ".join(options[:12]) + (", ..." if len(options) > 12 else "") if options else "none")

@@ -1,0 +1,81 @@
+"""How well a network does on a split: loss and confusion matrix over all ranks, each instance counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import ranks
+from .data.loader import Batch, Loader
+from .metrics import Metrics, confusion, metrics_of
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of a network on a split.
+
+    Attributes:
+        loss: cross entropy, averaged as asked.
+        metrics: see `mstdistill.metrics`.
+        matrix: confusion matrix [C, C].
+    """
+
+    loss: float
+    metrics: Metrics
+    matrix: Tensor
+
+    def as_dict(self) -> dict[str, float]:
+        """Loss and scalar metrics by name."""
+        return {"loss": self.loss, **self.metrics.as_dict()}
+
+
+@torch.no_grad()
+def evaluate(
+    logits_of: Callable[[Batch], Tensor],
+    loader: Loader,
+    device: torch.device,
+    *,
+    mean: str = "instances",
+    autocast: Callable[[], Any] | None = None,
+) -> Evaluation:
+    """Evaluate a network in eval mode.
+
+    Args:
+        logits_of: from a batch on the device to logits [B, C] or [B, C, H, W].
+        loader: names the classes and the ignored label.
+        mean: "instances", or "batches" for the mean of the batch means (quirk 7).
+    """
+    num_classes, ignore = loader.num_classes, loader.ignore_index
+    assert num_classes is not None
+    matrix = torch.zeros(num_classes, num_classes, dtype=torch.float64, device=device)
+    batches: list[Tensor] = []
+    for batch in loader.epoch():
+        batch = batch.to(device)
+        if autocast is None:
+            logits = logits_of(batch)
+        else:
+            with autocast():
+                logits = logits_of(batch)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        batches.append(_loss_and_count(logits, batch, ignore))
+        matrix += confusion(logits, batch.label, num_classes, ignore, batch.weight)
+    sums = ranks.total(torch.stack(batches))
+    matrix = ranks.total(matrix).cpu()
+    if mean == "batches":
+        loss = (sums[:, 0] / sums[:, 1].clamp(min=1)).mean()
+    else:
+        loss = sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1)
+    return Evaluation(float(loss), metrics_of(matrix, ignore), matrix)
+
+
+def _loss_and_count(logits: Tensor, batch: Batch, ignore: int | None) -> Tensor:
+    """[2]: sum of the cross entropies of this rank's labelled instances (or pixels), and how many there are."""
+    ignore = -100 if ignore is None else ignore
+    losses = F.cross_entropy(logits, batch.label, ignore_index=ignore, reduction="none").to(torch.float64)
+    weight = batch.weight.to(torch.float64).view(-1, *(1,) * (losses.dim() - 1))
+    return torch.stack([(losses * weight).sum(), ((batch.label != ignore) * weight).sum()])

@@ -1,0 +1,267 @@
+"""An experiment: data, networks, settings and a folder, and what every stage asks of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from . import ranks
+from .config import OptimSettings, Recipe
+from .data.loader import Loader, Split
+from .data.task import Task
+from .engine.checkpoint import CheckpointStore
+from .engine.loop import Fit, Stage, Trainer
+from .engine.progress import Screen
+from .engine.seeding import initialising, named_seed
+from .errors import CheckpointError, ConfigError
+from .evaluation import Evaluation, evaluate
+from .files import write_tensors, write_text
+from .teachers.ensemble import Ensemble
+from .teachers.mask import MaskPlan, plan_mask
+from .teachers.tap import Teacher, call, discover
+
+# Above this many parameters a mask is worth a warning: with Adam it takes 16 bytes a parameter.
+LARGE_MASK = 100_000_000
+
+
+class Experiment:
+    """Everything a method works on.
+
+    Args:
+        recipe: settings; its `target` is the student's modality.
+        task: classes and labels.
+        splits: "train", "validation" and perhaps "test".
+        student: from the target modality to logits.
+        teachers: see `Teacher`.
+        folder: of the run; results, checkpoints, caches.
+        trainer: the engine.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        splits: Mapping[str, Split],
+        student: nn.Module,
+        teachers: Sequence[Teacher],
+        folder: Path,
+        trainer: Trainer,
+    ) -> None:
+        self.recipe, self.task, self.splits = recipe, task, dict(splits)
+        self.student, self.teachers, self.target = student, list(teachers), recipe.target
+        self.folder, self.trainer = folder, trainer
+        self.accelerator, self.screen = trainer.accelerator, trainer.screen
+        self._learns = {name for name, p in student.named_parameters() if p.requires_grad}
+        names = [teacher.name for teacher in self.teachers]
+        for name in names:
+            if names.count(name) > 1 or name == "student":
+                raise ConfigError(f"teacher name {name!r}: each teacher needs a name of its own, other than 'student'")
+        self._place()
+        self.dense = self._dry_run()
+        self.mask_plans = self._plan_masks()
+        self.fingerprint = self._bind()
+
+    def _place(self) -> None:
+        for module in [self.student, *(teacher.module for teacher in self.teachers)]:
+            module.to(self.accelerator.device)
+
+    def _dry_run(self) -> bool:
+        """One batch through every network: finds wrong modalities and shapes before anything is trained."""
+        dense = False
+        for name, module, view in [("student", self.student, (self.target,))] + [
+            (f"teacher {t.name!r}", t.module, t.modalities) for t in self.teachers
+        ]:
+            batch = self.loader("train", view).first().to(self.accelerator.device)
+            was_training = module.training
+            try:
+                with torch.no_grad():
+                    logits = call(module.eval(), batch.inputs, view)
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                shapes = {key: list(x.shape) for key, x in batch.inputs.items()}
+                raise ConfigError(f"{name} can't take {shapes}: {_first_line(error)}") from None
+            finally:
+                module.train(was_training)
+            if logits.dim() not in (2, 4) or logits.shape[1] != self.task.num_classes:
+                raise ConfigError(
+                    f"{name} gives logits {list(logits.shape)}; the task has {self.task.num_classes} classes, so "
+                    f"[batch, {self.task.num_classes}] or [batch, {self.task.num_classes}, height, width] is wanted"
+                )
+            if name == "student":
+                dense = logits.dim() == 4
+        return dense
+
+    def _plan_masks(self) -> list[list[MaskPlan]]:
+        """A mask for each tap of each teacher, from the shapes that a dry run finds."""
+        settings = self.recipe.mask
+        plans = []
+        for teacher in self.teachers:
+            if not settings.enabled:
+                teacher.taps = ()
+            batch = self.loader("train", teacher.modalities).first().to(self.accelerator.device)
+            shapes = discover(teacher.module, batch.inputs, teacher.modalities, teacher.taps, f"teacher {teacher.name!r}")
+            plans.append([
+                plan_mask(tap, shapes[tap], settings.heads, settings.hidden_dim_factor, settings.hidden,
+                          settings.max_parameters)
+                for tap in teacher.taps
+            ])  # fmt: skip
+        return plans
+
+    def _bind(self) -> str:
+        """Tie the folder to this experiment; returns its fingerprint.
+
+        Raises:
+            CheckpointError: the folder holds a run of other settings or data.
+        """
+        shapes = {
+            name: [[key, list(p.shape)] for key, p in module.named_parameters()]
+            for name, module in [("student", self.student), *((t.name, t.module) for t in self.teachers)]
+        }
+        content = {
+            "settings": self.recipe.binding(),
+            "data": {name: split.fingerprint for name, split in self.splits.items()},
+            "networks": f"{named_seed(0, shapes):016x}",
+        }
+        path = self.folder / "binding.json"
+        if path.exists():
+            try:
+                before = json.loads(path.read_text())
+            except ValueError:
+                raise CheckpointError(f"{path} is damaged; choose another --out or delete the folder") from None
+            different = _differences(before, json.loads(json.dumps(content)))
+            if different:
+                raise CheckpointError(
+                    f"{self.folder} holds a run of another config (differs in {', '.join(different[:4])}); "
+                    "choose another --out, or delete the folder"
+                )
+        ranks.wait()
+        if ranks.rank() == 0 and not path.exists():
+            write_text(path, json.dumps(content, indent=1))
+        ranks.wait()
+        return f"{named_seed(0, json.dumps(content, sort_keys=True)):016x}"
+
+    def loader(
+        self, split: str, modalities: Sequence[str], settings: OptimSettings | None = None, shuffle: bool = False
+    ) -> Loader:
+        """Batches of a split; for training, with the stage's batch size, accumulation and this run's order."""
+        recipe = self.recipe
+        return Loader(
+            self.splits[split],
+            modalities,
+            (settings.batch_size if settings else None) or recipe.batch_size,
+            shuffle=shuffle,
+            seed=named_seed(recipe.seed, "order") % 2**32,
+            accumulate=recipe.accumulate if settings else 1,
+            workers=recipe.data.workers,
+            num_classes=self.task.num_classes,
+            ignore_index=self.task.ignore_index,
+            name=f"{self.task.name} {split}",
+        )
+
+    def evaluate(self, module: nn.Module, view: Sequence[str], split: str) -> Evaluation:
+        """A network's figures on a split; its training mode is left as found."""
+        was_training = module.training
+        module.eval()
+        try:
+            return evaluate(
+                lambda batch: call(module, batch.inputs, view),
+                self.loader(split, view),
+                self.accelerator.device,
+                mean=self.recipe.validation_mean,
+                autocast=self.accelerator.autocast,
+            )
+        finally:
+            module.train(was_training)
+
+    def build_ensemble(self, mask_mode: str) -> Ensemble:
+        """The specialised teachers with newly initialised masks, on the device."""
+        masks = []
+        for teacher, plans in zip(self.teachers, self.mask_plans, strict=True):
+            own = []
+            for plan in plans:
+                with initialising(self.recipe.seed, "mask", teacher.name, plan.tap):
+                    mask = plan.build()
+                if any(p.dtype == torch.float64 for p in teacher.module.parameters()):
+                    mask.double()
+                own.append(mask)
+            masks.append(own)
+        return Ensemble(self.teachers, masks, mask_mode).place(self.accelerator.device)
+
+    def thaw_student(self) -> None:
+        """Let the student learn again what it could learn at the start."""
+        for name, parameter in self.student.named_parameters():
+            parameter.requires_grad_(name in self._learns)
+
+    def train(self, stage: Stage, loader: Loader, settings: OptimSettings, facts: Mapping[str, Any] | None = None) -> Fit:
+        """Run a stage and keep its result; where the result is there already, give that."""
+        found = self.result(stage.name)
+        if found is not None:
+            return found
+        started = time.monotonic()
+        checkpoints = CheckpointStore(
+            self.folder / stage.name / "checkpoints", self.fingerprint, self.recipe.run.keep_checkpoints, self.screen.say
+        )
+        fit = self.trainer.fit(stage, loader, settings, checkpoints)
+        if ranks.rank() == 0:
+            folder = self.folder / stage.name
+            write_tensors(folder / "result.safetensors", fit.state)
+            facts = {**(facts or {}), "seconds": round(time.monotonic() - started, 3), "best_epoch": fit.best_epoch}
+            write_text(folder / "result.json", json.dumps(
+                {"fingerprint": self.fingerprint, **facts, "history": fit.history}, indent=1))  # fmt: skip
+        ranks.wait()
+        checkpoints.clear()
+        return fit
+
+    def result(self, name: str) -> Fit | None:
+        """A finished stage's result, if it is there."""
+        folder = self.folder / name
+        if not (folder / "result.json").exists():
+            return None
+        try:
+            facts = json.loads((folder / "result.json").read_text())
+            state: dict[str, Tensor] = load_file(folder / "result.safetensors")
+        except Exception as error:  # safetensors raises its own kind for a damaged file
+            self.screen.say(f"{folder}: the result is damaged ({_first_line(error)}); running the stage again")
+            return None
+        return Fit(state, facts["best_epoch"], facts["history"])
+
+    def judge_teachers(self) -> dict[str, Evaluation]:
+        """Show the teachers' validation scores; warn of one that is near chance."""
+        import math
+
+        scores = {}
+        chance = 1.0 / self.task.num_classes
+        for teacher in self.teachers:
+            result = self.evaluate(teacher.module, teacher.modalities, "validation")
+            scores[teacher.name] = result
+            self.screen.say(
+                f"teacher {teacher.name} ({', '.join(teacher.modalities)}): validation accuracy "
+                f"{result.metrics.accuracy:.3f}, loss {result.loss:.3f}"
+            )
+            if result.metrics.accuracy < 1.5 * chance or result.loss > 0.95 * math.log(self.task.num_classes):
+                self.screen.say(
+                    f"warning: teacher {teacher.name} is near chance (accuracy {result.metrics.accuracy:.3f}, chance "
+                    f"{chance:.3f}): it has nothing to teach yet; raise cotrain.epochs (now "
+                    f"{self.recipe.cotrain.epochs}) or cotrain.lr, or give ready weights with its `weights`"
+                )
+        return scores
+
+
+def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:
+    """Dotted keys in which two contents differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for key in sorted({*before, *now}):
+            found += _differences(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else key)
+        return found
+    return [] if before == now else [prefix.removeprefix("settings.")]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,40 @@
+"""MST-Distill: the three stages in a row (paper, algorithm 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..experiment import Experiment
+from ..stages import cotrain, distill, specialise
+
+STAGES = (cotrain.NAME, specialise.NAME, distill.NAME)
+
+
+@dataclass
+class Outcome:
+    """What a method leaves behind, beside the experiment's trained networks.
+
+    Attributes:
+        finished: false where the recipe stopped it after an earlier stage.
+        shares: how often each specialised teacher was chosen in the last epoch.
+    """
+
+    finished: bool
+    shares: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run(experiment: Experiment) -> Outcome:
+    """Train the experiment's student; each stage resumes, and is skipped where its result is there."""
+    stop = experiment.recipe.run.stop_after
+    cotrain.run(experiment)
+    experiment.judge_teachers()
+    if stop == cotrain.NAME:
+        return Outcome(finished=False)
+    ensemble = specialise.run(experiment)
+    if stop == specialise.NAME:
+        return Outcome(finished=False)
+    history = distill.run(experiment, ensemble)
+    last = history[-1].get("train/share", []) if history else []
+    return Outcome(True, dict(zip(ensemble.names, last, strict=False)), history)

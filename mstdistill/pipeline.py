@@ -1,0 +1,250 @@
+"""From a recipe, or from a user's own networks and data, to a trained student, a table and a folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import ranks
+from .backbones.registry import build
+from .config import Recipe, dump, parse
+from .data.loader import DatasetSplit, Split
+from .data.task import Task, find_task, open_splits
+from .engine.launch import start, trackers_started
+from .engine.loop import Trainer
+from .engine.progress import Screen
+from .engine.seeding import initialising
+from .errors import ConfigError, DataError, MstdistillError, nearest
+from .experiment import LARGE_MASK, Experiment
+from .files import write_text
+from .methods import find_method
+from .report.table import plan_table, summary_tables
+from .stages import alone
+from .student import export_student
+from .teachers.tap import Teacher, call
+from .weights import load_weights
+
+Observer = Callable[[str, int, Mapping[str, Tensor]], None]
+
+
+@dataclass
+class Result:
+    """What a run leaves.
+
+    Attributes:
+        student: the distilled student, in eval mode.
+        summary: every figure of the tables; the content of `summary.json`.
+        folder: the run's folder.
+    """
+
+    student: nn.Module
+    summary: dict[str, Any]
+    folder: Path
+
+
+def train(recipe: Recipe, folder: Path, screen: Screen | None = None, observe: Observer | None = None) -> Result:
+    """Run a recipe in a folder; continues what an earlier call left there.
+
+    Raises:
+        MstdistillError: anything the user can mend, in one line.
+    """
+    screen = screen or Screen()
+    task = find_task(recipe.task)
+    find_method(recipe.method)
+    if recipe.target not in task.modalities:
+        raise ConfigError(f"target {recipe.target!r}: {task.name} has no such modality; "
+                          f"{nearest(recipe.target, task.modalities)}")  # fmt: skip
+    pairing = recipe.pairing
+    for teacher in pairing.teachers:
+        for name in teacher.modalities:
+            if name not in task.modalities:
+                raise ConfigError(
+                    f"teacher {teacher.name!r}: {task.name} has no modality {name!r}; {nearest(name, task.modalities)}"
+                )
+    accelerator = start(recipe.precision, recipe.run.trackers, folder)
+    splits = open_splits(task, recipe.data.dir, group=recipe.data.group, limit=recipe.data.limit)
+    student = _network(recipe, "student", pairing.student, task.num_classes)
+    teachers = [
+        Teacher(t.name, _network(recipe, t.name, t, task.num_classes), tuple(t.modalities), tuple(t.taps), t.frozen)
+        for t in pairing.teachers
+    ]
+    maker = {"backbone": pairing.student.backbone, "options": pairing.student.options}
+    return _run(recipe, task, splits, student, teachers, folder, accelerator, screen, observe, maker)
+
+
+def distill(
+    student: nn.Module,
+    teachers: Sequence[Teacher],
+    train: Any,
+    validation: Any,
+    target: str,
+    *,
+    test: Any = None,
+    out: str | Path = "runs/distill",
+    settings: Mapping[str, Any] | None = None,
+    ignore_index: int | None = None,
+    class_names: Sequence[str] = (),
+    quiet: bool = False,
+    observe: Observer | None = None,
+) -> Result:
+    """Distil a user's own teachers into a user's own student.
+
+    Args:
+        student: maps the target modality's tensor to logits [B, C] or [B, C, H, W].
+        teachers: what they see, and the submodules whose features get masks.
+        train, validation, test: `torch.utils.data.Dataset`s whose items are mappings of modality names and "label", or
+            prepared splits.
+        target: the modality that the student sees.
+        out: the run's folder; a second call with it continues.
+        settings: recipe settings, for example {"distill": {"epochs": 20}, "batch_size": 128}.
+        ignore_index: a label that doesn't count.
+
+    Raises:
+        MstdistillError: anything the user can mend, in one line.
+    """
+    recipe = parse({"task": "custom", "target": target, **(settings or {})}, "settings")
+    splits: dict[str, Split] = {}
+    for name, data in (("train", train), ("validation", validation), ("test", test)):
+        if data is not None:
+            splits[name] = data if isinstance(data, Split) else DatasetSplit(data)
+    accelerator = start(recipe.precision, recipe.run.trackers, Path(out))
+    import numpy as np
+
+    sample, _ = splits["train"].fetch(np.arange(1), [target])
+    with torch.no_grad():
+        device = next(student.parameters()).device
+        was_training = student.training
+        logits = call(student.eval(), {target: sample[target].to(device)}, (target,))
+        student.train(was_training)
+    task = Task("custom", "a user's own data", {}, int(logits.shape[1]), None, tuple(class_names), ignore_index)
+    screen = Screen(quiet)
+    return _run(recipe, task, splits, student, teachers, Path(out), accelerator, screen, observe, None)
+
+
+def _network(recipe: Recipe, name: str, settings: Any, num_classes: int) -> nn.Module:
+    with initialising(recipe.seed, name):
+        module = build(settings.backbone, num_classes, **settings.options)
+    if settings.weights:
+        load_weights(module, settings.weights, name)
+    return module
+
+
+def _run(
+    recipe: Recipe, task: Task, splits: Mapping[str, Split], student: nn.Module, teachers: Sequence[Teacher],
+    folder: Path, accelerator: Any, screen: Screen, observe: Observer | None, maker: Mapping[str, Any] | None,
+) -> Result:  # fmt: skip
+    started = time.monotonic()
+    trainer = Trainer(accelerator, recipe.run, recipe.seed, screen, observe)
+    # the comparison starts from the very weights that the student starts from
+    twin = copy.deepcopy(student) if recipe.alone.enabled else None
+    experiment = Experiment(recipe, task, splits, student, teachers, folder, trainer)
+    if ranks.rank() == 0:
+        write_text(folder / "config.yaml", dump(recipe))
+    ranks.wait()
+    trackers_started(accelerator, task.name, recipe.model_dump(exclude={"models"}))
+    screen.say(plan_table(experiment))
+    for plans in experiment.mask_plans:
+        for plan in plans:
+            if plan.parameters > LARGE_MASK:
+                screen.say(
+                    f"warning: the mask at {plan.tap} has {plan.parameters:,} parameters, "
+                    f"{plan.parameters * 16 / 1e9:.1f} GB with Adam; set mask.max_parameters or mask.hidden"
+                )
+    try:
+        outcome = find_method(recipe.method)(experiment)
+        if twin is not None and outcome.finished:
+            alone.run(experiment, twin.to(accelerator.device))
+        summary = _summary(experiment, outcome, twin, started)
+        if outcome.finished:
+            _finish(experiment, summary, maker)
+    except MstdistillError as error:
+        raise type(error)(f"{error}  [run: {folder}; the same command continues it]") from None
+    finally:
+        accelerator.end_training()
+    return Result(experiment.student.eval(), summary, folder)
+
+
+def _summary(experiment: Experiment, outcome: Any, twin: nn.Module | None, started: float) -> dict[str, Any]:
+    """Every figure of the run, student and teachers, on validation and test."""
+    target = (experiment.target,)
+    rows: list[tuple[str, str, nn.Module, Sequence[str]]] = []
+    if outcome.finished and twin is not None:
+        rows.append(("student alone", "student", twin, target))
+    rows += [(f"teacher {t.name}", t.kind(experiment.target), t.module, t.modalities) for t in experiment.teachers]
+    if outcome.finished:
+        rows.append(("distilled student", "student", experiment.student, target))
+    figures = []
+    for name, kind, module, view in rows:
+        entry: dict[str, Any] = {"name": name, "kind": kind, "sees": list(view)}
+        for split in ("validation", "test"):
+            if split in experiment.splits:
+                entry[split] = experiment.evaluate(module, view, split).as_dict()
+        figures.append(entry)
+    stages = {}
+    for name in ("cotrain", "specialise", "distill", "alone"):
+        path = experiment.folder / name / "result.json"
+        if path.exists():
+            facts = json.loads(path.read_text())
+            stages[name] = {key: value for key, value in facts.items() if key not in ("history", "fingerprint")}
+    return {
+        "task": experiment.task.name,
+        "target": experiment.target,
+        "method": experiment.recipe.method,
+        "seed": experiment.recipe.seed,
+        "networks": figures,
+        "routing_share": outcome.shares,
+        "stages": stages,
+        "seconds": round(time.monotonic() - started, 1),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def _finish(experiment: Experiment, summary: dict[str, Any], maker: Mapping[str, Any] | None) -> None:
+    screen, folder = experiment.screen, experiment.folder
+    markdown, shown = summary_tables(summary)
+    if ranks.rank() == 0:
+        write_text(folder / "summary.json", json.dumps(summary, indent=1))
+        write_text(folder / "summary.md", markdown)
+        export_student(folder / "student", experiment.student, experiment.task, experiment.target, maker, summary)
+    ranks.wait()
+    for table in shown:
+        screen.say(table)
+    took = "  ".join(f"{name} {facts['seconds']:.1f} s" for name, facts in summary["stages"].items())
+    screen.say(f"stages: {took}; this call {summary['seconds']:.1f} s")
+    screen.say(f"run folder: {folder}  (summary.md, student/, config.yaml)")
+
+
+def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
+    """A finished run's experiment with its weights, for evaluation.
+
+    Raises:
+        DataError: no run there.
+        ConfigError: its recipe names what this version doesn't know.
+    """
+    import yaml
+
+    try:
+        recipe = parse(yaml.safe_load((folder / "config.yaml").read_text()), str(folder / "config.yaml"))
+    except OSError:
+        raise DataError(f"{folder} holds no run (no config.yaml); train one with: mstdistill train") from None
+    if recipe.task == "custom":
+        raise ConfigError(f"{folder} is a run of your own data; evaluate it from Python")
+    task = find_task(recipe.task)
+    accelerator = start(recipe.precision)
+    splits = open_splits(task, recipe.data.dir, group=recipe.data.group, limit=recipe.data.limit)
+    student = _network(recipe, "student", recipe.pairing.student, task.num_classes)
+    teachers = [
+        Teacher(t.name, _network(recipe, t.name, t, task.num_classes), tuple(t.modalities), tuple(t.taps), t.frozen)
+        for t in recipe.pairing.teachers
+    ]
+    trainer = Trainer(accelerator, recipe.run, recipe.seed, screen)
+    return Experiment(recipe, task, splits, student, teachers, folder, trainer), recipe

@@ -1,0 +1,77 @@
+"""Tables of a run, for the terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..experiment import Experiment
+
+COLUMNS = (("accuracy", "accuracy"), ("average_accuracy", "average acc."), ("weighted_f1", "weighted F1"),
+           ("kappa", "kappa"), ("loss", "loss"))  # fmt: skip
+SHOWN = ("accuracy", "weighted_f1", "loss")  # what fits a terminal; the files hold all
+
+
+def plan_table(experiment: Experiment) -> Table:
+    """What a run is about to do: data, networks, taps with shapes and mask costs."""
+    recipe = experiment.recipe
+    sizes = ", ".join(f"{name} {len(split):,}" for name, split in experiment.splits.items())
+    table = Table(
+        title=f"{experiment.task.name}: student sees {experiment.target}   ({sizes})",
+        caption=f"epochs: co-train {recipe.cotrain.epochs}, specialise {recipe.specialise.epochs}, distil "
+        f"{recipe.distill.epochs}; rule {recipe.routing.rule}, k={recipe.routing.k}; seed {recipe.seed}; "
+        f"{experiment.accelerator.num_processes} process(es) on {experiment.accelerator.device.type}",
+        title_justify="left", caption_justify="left",
+    )  # fmt: skip
+    for name in ("network", "sees", "tap", "feature", "mask", "mask parameters"):
+        table.add_column(name, justify="right" if name == "mask parameters" else "left")
+    table.add_row("student", experiment.target, "", "", "", "")
+    for teacher, plans in zip(experiment.teachers, experiment.mask_plans, strict=True):
+        label, sees = f"teacher {teacher.name}", " + ".join(teacher.modalities)
+        if not plans:
+            table.add_row(label, sees, "none", "", "unmasked", "0")
+        for plan in plans:
+            shape = "x".join(map(str, plan.shape))
+            table.add_row(label, sees, plan.tap, shape, f"{plan.kind}, h={plan.hidden}", f"{plan.parameters:,}")
+            label, sees = "", ""
+    return table
+
+
+def summary_tables(summary: Mapping[str, Any]) -> tuple[str, list[Table]]:
+    """The final tables, as Markdown and for the terminal."""
+    splits = [name for name in ("validation", "test") if name in summary["networks"][-1]]
+    header = ["network"] + [f"{split} {title}" for split in splits for _, title in COLUMNS]
+    rows = []
+    for entry in summary["networks"]:
+        rows.append([entry["name"]] + [f"{entry[split][key]:.3f}" for split in splits for key, _ in COLUMNS])
+    shares = [[name, f"{100 * share:.1f} %"] for name, share in summary["routing_share"].items()]
+    title = f"{summary['task']}, student sees {summary['target']}, seed {summary['seed']}"
+    parts = [f"# {title}", _markdown(header, rows)]
+    short = [f"{split}\n{name}" for split in splits for key, name in COLUMNS if key in SHOWN]
+    few = [
+        [entry["name"]] + [f"{entry[split][key]:.3f}" for split in splits for key, _ in COLUMNS if key in SHOWN]
+        for entry in summary["networks"]
+    ]
+    shown = [_terminal(title, ["network", *short], few)]
+    if shares:
+        parts += ["## Routing: how often each specialised teacher was chosen in the last epoch",
+                  _markdown(["specialised teacher", "share"], shares)]  # fmt: skip
+        shown.append(_terminal("routing, last epoch", ["specialised teacher", "share"], shares))
+    return "\n\n".join(parts) + "\n", shown
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "| --- |" + " --: |" * (len(header) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def _terminal(title: str, header: list[str], rows: list[list[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*row, style="bold" if row[0].startswith("distilled") else None)
+    return table

@@ -1,0 +1,132 @@
+"""Routers, and the rules by which their decision becomes a distillation loss per instance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import ConfigError
+from .kernels import Routing, mixed_kd_rows, route, routed_kd_loss
+from .kernels.router import top_k
+
+RULES = ("topk-mean", "topk-weighted", "soft", "random", "fixed")
+
+
+class Router(nn.Module):
+    """From the student's class logits [B, C] to router logits [B, M]; two Linears, nothing between (paper, GateNet)."""
+
+    def __init__(self, num_classes: int, num_teachers: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(num_classes, 2 * num_classes)
+        self.fc2 = nn.Linear(2 * num_classes, num_teachers)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        scores: Tensor = self.fc2(self.fc1(logits))
+        return scores
+
+
+class DenseRouter(nn.Module):
+    """From the student's dense logits [B, C, H, W] to router logits [B, M] (paper, GateNet of the dense task)."""
+
+    def __init__(self, num_classes: int, num_teachers: int) -> None:
+        super().__init__()
+        wide = 2 * num_classes
+        self.conv_point = nn.Conv2d(num_classes, wide, 1)
+        self.conv_depthwise = nn.Conv2d(wide, wide, 3, stride=2, padding=1, groups=wide)
+        self.fc = nn.Linear(wide, num_teachers)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        maps = F.relu(self.conv_depthwise(F.relu(self.conv_point(logits))))
+        scores: Tensor = self.fc(maps.mean(dim=(2, 3)))
+        return scores
+
+
+def _hash_uniform(index: Tensor, num_teachers: int, seed: int) -> Tensor:
+    """[B, M] pseudo-random numbers that depend on the instance and the seed alone, not on rank, batch or history."""
+    cell = index.to(torch.int64).unsqueeze(1) * num_teachers + torch.arange(num_teachers, device=index.device)
+    x = cell * 6364136223846793005 + (seed * 1442695040888963407 + 1) % 2**62
+    for shift, factor in ((30, 4658895280553007687), (27, 7723592293110705685)):
+        x = (x ^ ((x >> shift) & (2 ** (64 - shift) - 1))) * factor
+    x = x ^ ((x >> 31) & (2**33 - 1))
+    return (x & (2**53 - 1)).to(torch.float64) / 2**53
+
+
+@dataclass(frozen=True)
+class RoutingRule:
+    """How the chosen teachers' knowledge becomes one loss per instance.
+
+    Attributes:
+        name: `topk-mean`, the released rule: the plain mean over the k most probable; `topk-weighted`: their mean
+            weighted by their renormalised probabilities; `soft`: one mixture of all M teachers' logits, weighted by
+            the probabilities; `random`: k teachers drawn per instance and epoch; `fixed`: always teacher `fixed`.
+        k: teachers per instance.
+        signal: what trains the router beside the load balance: "none", "distill" (the distillation loss through
+            the weights: `topk-weighted` and `soft`), "task" (how likely the mixture of teachers finds the true class:
+            any rule), or "both".
+        fixed: position of the teacher for `fixed`.
+        seed: of `random`.
+    """
+
+    name: str = "topk-mean"
+    k: int = 1
+    signal: str = "none"
+    fixed: int = 0
+    seed: int = 0
+
+    def check(self, num_teachers: int) -> None:
+        """Raises ConfigError where the rule can't work with this many specialised teachers."""
+        if self.name not in RULES:
+            raise ConfigError(f"routing.rule {self.name!r} is unknown; known: {', '.join(RULES)}")
+        if not 1 <= self.k <= num_teachers:
+            raise ConfigError(
+                f"routing.k={self.k}: must be between 1 and the {num_teachers} specialised teachers of this recipe"
+            )
+        if self.name == "fixed" and not 0 <= self.fixed < num_teachers:
+            raise ConfigError(f"routing.fixed={self.fixed}: must be between 0 and {num_teachers - 1}")
+        if self.signal in ("distill", "both") and self.name not in ("topk-weighted", "soft"):
+            raise ConfigError(
+                f"routing.signal={self.signal!r}: rule {self.name!r} gives the router no weight in the distillation "
+                "loss; use rule topk-weighted or soft, or signal task"
+            )
+
+    def select(self, router_logits: Tensor, index: Tensor, epoch: int) -> Routing:
+        """Routing of a batch: router_logits [B, M], index [B] positions in the data set."""
+        routing = route(router_logits, self.k)
+        if self.name == "random":
+            draws = _hash_uniform(index, router_logits.shape[1], self.seed * 100_003 + epoch)
+            return Routing(routing.log_probs, top_k(draws, self.k))
+        if self.name == "fixed":
+            return Routing(routing.log_probs, torch.full_like(routing.indices[:, :1], self.fixed))
+        return routing
+
+    def distillation(self, student: Tensor, teachers: Tensor, routing: Routing, temperature: float) -> Tensor:
+        """Distillation loss per instance [B]; the teachers [B, M, C, ...] are constants."""
+        if self.name == "soft":
+            weights = routing.probs
+            if self.signal not in ("distill", "both"):
+                weights = weights.detach()
+            return mixed_kd_rows(student, teachers, weights, temperature)
+        if self.name == "topk-weighted":
+            chosen = routing.log_probs.gather(1, routing.indices).softmax(dim=1)
+            if self.signal not in ("distill", "both"):
+                chosen = chosen.detach()
+            return routed_kd_loss(student, teachers, routing.indices, chosen, temperature)
+        return routed_kd_loss(student, teachers, routing.indices, None, temperature)
+
+    def task_signal(self, teachers: Tensor, label: Tensor, routing: Routing) -> Tensor:
+        """-log sum_m r_m p_m(y) per instance [B]: trains the router towards teachers that are right there.
+
+        The probabilities r alone receive a gradient. Dense labels take the mean over the pixels with a label in range.
+        """
+        log_p = teachers.detach().float().log_softmax(dim=2)
+        if label.dim() == 1:
+            right = log_p.gather(2, label.view(-1, 1, 1).expand(-1, log_p.shape[1], 1)).squeeze(2)
+            return -(routing.log_probs + right).logsumexp(dim=1)
+        valid = (label >= 0) & (label < log_p.shape[2])
+        target = label.clamp(0, log_p.shape[2] - 1).unsqueeze(1).unsqueeze(2).expand(-1, log_p.shape[1], 1, -1, -1)
+        right = log_p.gather(2, target).squeeze(2)
+        mixed = -(routing.log_probs[:, :, None, None] + right).logsumexp(dim=1)
+        return (mixed * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)

@@ -1,0 +1,49 @@
+"""The comparison: the student from the same start, with labels alone, as many epochs and the same selection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .. import losses
+from ..config import OptimSettings
+from ..data.loader import Batch
+from ..experiment import Experiment
+from ..teachers.tap import call
+
+NAME = "alone"
+
+
+class Alone:
+    """The stage; see the module's docstring."""
+
+    name = NAME
+
+    def __init__(self, experiment: Experiment, student: nn.Module) -> None:
+        self.experiment, self.module = experiment, student
+        self.view = (experiment.target,)
+
+    def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        return {"loss": losses.task(call(module, batch.inputs, self.view), batch, self.experiment.task.ignore_index)}
+
+    def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
+        result = self.experiment.evaluate(self.module, self.view, "validation")
+        return {
+            "validation/loss": result.loss,
+            "validation/accuracy": result.metrics.accuracy,
+            "selection": result.loss,
+        }
+
+
+def run(experiment: Experiment, student: nn.Module) -> nn.Module:
+    """Train `student` in place with the distillation stage's optimiser settings; returns it with the selected weights."""
+    recipe = experiment.recipe
+    epochs = recipe.alone.epochs or recipe.cotrain.epochs + recipe.distill.epochs
+    settings = OptimSettings(**{
+        **{name: getattr(recipe.distill, name) for name in OptimSettings.model_fields}, "epochs": epochs,
+    })  # fmt: skip
+    stage = Alone(experiment, student)
+    loader = experiment.loader("train", stage.view, settings, shuffle=True)
+    student.load_state_dict(experiment.train(stage, loader, settings).state)
+    return student

@@ -1,0 +1,94 @@
+"""Logits of frozen networks for a stage: from a table computed once, or live where a table isn't possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..config import CacheSettings
+from ..data.loader import Batch, Loader
+from ..experiment import Experiment
+from ..teachers.cache import build_cache, fingerprint, open_cache, table_bytes
+
+
+@dataclass(frozen=True)
+class LogitSource:
+    """Where a stage gets constant logits.
+
+    Attributes:
+        gather: from a batch on the device to logits, without gradient.
+        modalities: what a batch must hold for it: nothing when they come from a table.
+        about: one line for people.
+    """
+
+    gather: Callable[[Batch], Tensor]
+    modalities: tuple[str, ...]
+    about: str
+
+
+def constant_logits(
+    experiment: Experiment,
+    name: str,
+    forward: Callable[[Batch], Tensor],
+    modalities: Sequence[str],
+    split: str,
+    modules: Mapping[str, nn.Module],
+    facts: Sequence[object],
+    settings: CacheSettings,
+) -> LogitSource:
+    """A table of `forward`'s logits over a split, or `forward` itself.
+
+    Live where the data are random, where the table would not fit the budget, or where the recipe says so.
+
+    Args:
+        name: of the table, under the run's cache folder.
+        forward: from a batch on the device to logits [B, M, C, ...].
+        modules, facts: what the table's fingerprint is made of, besides the data.
+    """
+    accelerator, data = experiment.accelerator, experiment.splits[split]
+
+    @torch.no_grad()
+    def live(batch: Batch) -> Tensor:
+        with accelerator.autocast():
+            logits = forward(batch)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def falls_back(why: str) -> LogitSource:
+        return LogitSource(live, tuple(modalities), f"live: {why}")
+
+    if settings.mode == "never":
+        return falls_back("distill.cache.mode=never")
+    if not data.deterministic:
+        return falls_back("the data change at each reading, so their logits aren't constants")
+    loader = experiment.loader(split, modalities)
+    row = live(loader.first().to(accelerator.device))[:1]
+    dtype, size = _choose(settings, len(data), row)
+    if size > settings.budget_gb * 1e9 and settings.mode == "auto":
+        return falls_back(f"a table of {size / 1e9:.1f} GB exceeds distill.cache.budget_gb={settings.budget_gb:g}")
+
+    expected = fingerprint((name, data.fingerprint, dtype, experiment.recipe.precision, *facts), modules)
+    folder = experiment.folder / "cache" / name
+    found, why = open_cache(folder, expected, accelerator.device)
+    if found is None:
+        if why:
+            experiment.screen.say(f"cache {folder}: {why}; building it anew")
+        steps = -(-len(data) // (loader.batch_size * accelerator.num_processes))
+        with experiment.screen.task(f"cache {name}", steps) as bar:
+            found = build_cache(folder, expected, live, loader, accelerator.device, dtype, bar.advance)
+    about = f"table of {list(found.shape)} {dtype}, {size / 1e6:.1f} MB"
+    return LogitSource(lambda batch: found.gather(batch.index), (), about)
+
+
+def _choose(settings: CacheSettings, count: int, row: Tensor) -> tuple[str, int]:
+    """Type and size of the table: the logits' own type where it fits the budget, else float16."""
+    if settings.dtype != "auto":
+        return settings.dtype, table_bytes(count, row, settings.dtype)
+    own = "float64" if row.dtype == torch.float64 else "float32"
+    for dtype in (own, "float16"):
+        size = table_bytes(count, row, dtype)
+        if size <= settings.budget_gb * 1e9:
+            break
+    return dtype, size

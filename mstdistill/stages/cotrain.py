@@ -1,0 +1,100 @@
+"""Stage 1: teachers and student train together, each pulled to its labels and to all the others (paper, section 3.2).
+
+    loss = sum over x of [ CE(z_x, y) + sum over the others o of KD(z_x <- z_o) ],  nothing detached
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import losses
+from ..data.loader import Batch
+from ..experiment import Experiment
+from ..teachers.tap import Teacher, call, freeze
+
+NAME = "cotrain"
+
+
+class Cohort(nn.Module):
+    """Teachers and student as one module: one optimiser, one reducer. Frozen teachers stay in eval mode."""
+
+    def __init__(self, teachers: list[Teacher], student: nn.Module, target: str) -> None:
+        super().__init__()
+        self.teachers = nn.ModuleList([teacher.module for teacher in teachers])
+        self.student = student
+        self.views = [teacher.modalities for teacher in teachers] + [(target,)]
+        self.frozen = [teacher.frozen for teacher in teachers] + [False]
+        for teacher in teachers:
+            if teacher.frozen:
+                freeze(teacher.module)
+
+    def train(self, mode: bool = True) -> Cohort:
+        super().train(mode)
+        for module, frozen in zip(self.members, self.frozen, strict=True):
+            if frozen:
+                module.eval()
+        return self
+
+    @property
+    def members(self) -> list[nn.Module]:
+        """Teachers, then the student."""
+        return [*self.teachers, self.student]
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Logits of every teacher, then of the student."""
+        return [call(module, inputs, view) for module, view in zip(self.members, self.views, strict=True)]
+
+
+class Cotrain:
+    """The stage; see the module's docstring."""
+
+    name = NAME
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.module: Cohort = Cohort(experiment.teachers, experiment.student, experiment.target)
+        self.names = [teacher.name for teacher in experiment.teachers] + ["student"]
+        self.settings = experiment.recipe.cotrain
+
+    def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        logits = module(batch.inputs)
+        temperature, ignore = self.experiment.recipe.temperature, self.experiment.task.ignore_index
+        parts = {}
+        for i, own in enumerate(logits):
+            if self.module.frozen[i]:
+                continue
+            loss = losses.task(own, batch, ignore)
+            for j, other in enumerate(logits):
+                if i != j:
+                    loss = loss + losses.kd(own, other, batch, temperature)
+            parts[self.names[i]] = loss
+        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+    def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
+        """Everyone's validation figures where the best epoch is wanted, else the student's (the cheapest)."""
+        record: dict[str, Any] = {}
+        every = self.settings.select == "best"
+        found = []
+        for name, member, view in zip(self.names, self.module.members, self.module.views, strict=True):
+            if every or name == "student":
+                result = self.experiment.evaluate(member, view, "validation")
+                record[f"validation/{name}/loss"] = result.loss
+                record[f"validation/{name}/accuracy"] = result.metrics.accuracy
+                found.append(result.loss)
+        record["validation/accuracy"] = record["validation/student/accuracy"]
+        if every:
+            record["selection"] = sum(found) / len(found)
+        return record
+
+
+def run(experiment: Experiment) -> None:
+    """Co-train, or take up the result of an earlier run; the experiment's networks hold the weights afterwards."""
+    stage = Cotrain(experiment)
+    views = sorted({name for view in stage.module.views for name in view})
+    loader = experiment.loader("train", views, stage.settings, shuffle=True)
+    fit = experiment.train(stage, loader, stage.settings)
+    stage.module.load_state_dict(fit.state)

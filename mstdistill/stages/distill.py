@@ -1,0 +1,133 @@
+"""Stage 3: student and router learn from labels and from the mixture of specialised teachers (paper, section 3.4).
+
+    loss = w_task CE(z_s, y) + w_kd L_kd + w_lb L_lb  (+ w_router L_router, where the recipe wants a task signal)
+
+Teachers and masks are frozen and data isn't augmented, so each instance's teacher logits are constants: they come from
+a table computed once, and the step costs what the student costs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import losses
+from ..config import Decay
+from ..data.loader import Batch
+from ..engine.seeding import initialising, named_seed
+from ..experiment import Experiment
+from ..routing import DenseRouter, Router, RoutingRule
+from ..teachers.ensemble import Ensemble
+from ..teachers.tap import call
+from .constants import LogitSource, constant_logits
+
+NAME = "distill"
+
+
+class Learner(nn.Module):
+    """Student and router as one module: one optimiser, one reducer."""
+
+    def __init__(self, student: nn.Module, router: nn.Module) -> None:
+        super().__init__()
+        self.student, self.router = student, router
+
+    def forward(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the student and of the router, which reads them undetached."""
+        logits = call(self.student, {"view": view}, ("view",))
+        return logits, self.router(logits)
+
+
+def decayed(weight: float, decay: Decay, epoch: int) -> float:
+    """A loss weight in an epoch: multiplied after epochs 0, every, 2*every, ... (quirk 5)."""
+    events = -(-epoch // decay.every)
+    if not decay.first and epoch > 0:
+        events -= 1
+    return weight * decay.factor**events
+
+
+class Distill:
+    """The stage; see the module's docstring."""
+
+    name = NAME
+
+    def __init__(self, experiment: Experiment, ensemble: Ensemble) -> None:
+        recipe = experiment.recipe
+        self.experiment, self.names = experiment, ensemble.names
+        num_teachers, num_classes = len(ensemble.members), experiment.task.num_classes
+        settings = recipe.routing
+        self.rule = RoutingRule(
+            settings.rule, settings.k, settings.signal, settings.fixed, named_seed(recipe.seed, "routing") % 2**31
+        )
+        self.rule.check(num_teachers)
+        with initialising(recipe.seed, "router"):
+            router = (DenseRouter if experiment.dense else Router)(num_classes, num_teachers)
+        experiment.thaw_student()
+        router.to(next(experiment.student.parameters()).dtype)
+        self.module = Learner(experiment.student, router)
+        self.teachers = self._teacher_logits(ensemble)
+
+    def _teacher_logits(self, ensemble: Ensemble) -> LogitSource:
+        experiment = self.experiment
+        ensemble.place(experiment.accelerator.device)
+        modules: dict[str, nn.Module] = {"masks": ensemble}
+        modules |= {f"teacher {teacher.name}": teacher.module for teacher in ensemble.teachers}
+        return constant_logits(
+            experiment, "teachers-train", lambda batch: ensemble(batch.inputs), ensemble.modalities, "train",
+            modules, (ensemble.mask_mode, *ensemble.names), experiment.recipe.distill.cache,
+        )  # fmt: skip
+
+    @property
+    def modalities(self) -> list[str]:
+        """What a batch must hold: with cached teachers the student's modality alone."""
+        return sorted({self.experiment.target, *self.teachers.modalities})
+
+    def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        recipe, weights = self.experiment.recipe, self.experiment.recipe.distill.weights
+        student, scores = module(batch.inputs[self.experiment.target])
+        teachers = self.teachers.gather(batch)
+        routing = self.rule.select(scores, batch.index, epoch)
+        parts = {
+            "task": losses.task(student, batch, self.experiment.task.ignore_index),
+            "kd": batch.mean(self.rule.distillation(student, teachers, routing, recipe.temperature)),
+            "balance": losses.balance(routing, batch, recipe.routing.balance),
+        }
+        loss = (
+            weights.task * parts["task"]
+            + decayed(weights.kd, weights.kd_decay, epoch) * parts["kd"]
+            + decayed(weights.balance, weights.balance_decay, epoch) * parts["balance"]
+        )
+        if self.rule.signal in ("task", "both"):
+            parts["router"] = batch.mean(self.rule.task_signal(teachers, batch.label, routing))
+            loss = loss + weights.router * parts["router"]
+        parts["share"] = routing.counts(batch.weight) / (batch.normaliser * routing.indices.shape[1])
+        return {"loss": loss, **parts}
+
+    def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
+        experiment = self.experiment
+        result = experiment.evaluate(self.module.student, (experiment.target,), "validation")
+        return {
+            "validation/loss": result.loss,
+            "validation/accuracy": result.metrics.accuracy,
+            "selection": result.loss,
+        }
+
+
+def run(experiment: Experiment, ensemble: Ensemble) -> list[dict[str, Any]]:
+    """Distil, or take up the result of an earlier run; the experiment's student holds the selected weights afterwards.
+
+    Returns:
+        The stage's figures per epoch.
+    """
+    settings = experiment.recipe.distill
+    found = experiment.result(NAME)
+    if found is None:
+        stage = Distill(experiment, ensemble)
+        experiment.screen.say(f"teacher logits {stage.teachers.about}")
+        loader = experiment.loader("train", stage.modalities, settings, shuffle=True)
+        found = experiment.train(stage, loader, settings, {"teacher_logits": stage.teachers.about})
+    prefix = "student."
+    student = {key[len(prefix) :]: value for key, value in found.state.items() if key.startswith(prefix)}
+    experiment.student.load_state_dict(student)
+    return found.history

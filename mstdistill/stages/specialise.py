@@ -1,0 +1,107 @@
+"""Stage 2: each mask learns alone to make its frozen teacher understood by the frozen student (paper, section 3.3).
+
+    loss_m = KD( z_teacher_with_mask_m <- detach(z_student) )
+
+Masks share no parameter, so one optimiser over the sum of their losses steps each as its own Adam would.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import ranks
+from ..config import CacheSettings
+from ..data.loader import Batch
+from ..experiment import Experiment
+from ..kernels import kd_rows
+from ..teachers.ensemble import Ensemble
+from ..teachers.tap import call, freeze
+from .constants import LogitSource, constant_logits
+
+NAME = "specialise"
+
+
+class Specialise:
+    """The stage; see the module's docstring."""
+
+    name = NAME
+
+    def __init__(self, experiment: Experiment, ensemble: Ensemble) -> None:
+        self.experiment, self.module, self.ensemble = experiment, ensemble, ensemble
+        freeze(experiment.student)
+        self.members = [i for i, member in enumerate(ensemble.members) if member.mask is not None]
+        self.student = {split: self._student_logits(split) for split in ("train", "validation")}
+
+    def _student_logits(self, split: str) -> LogitSource:
+        experiment = self.experiment
+        view = (experiment.target,)
+
+        def forward(batch: Batch) -> Tensor:
+            return call(experiment.student, batch.inputs, view).unsqueeze(1)
+
+        mode = experiment.recipe.distill.cache.mode
+        settings = CacheSettings(mode=mode, budget_gb=experiment.recipe.distill.cache.budget_gb)
+        return constant_logits(
+            experiment, f"student-{split}", forward, view, split, {"student": experiment.student}, (), settings
+        )
+
+    def modalities(self, split: str) -> list[str]:
+        """What a batch of this split must hold."""
+        return sorted({*self.ensemble.modalities, *self.student[split].modalities})
+
+    def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        reference = self.student["train"].gather(batch)[:, 0].detach()
+        logits = module(batch.inputs)
+        temperature = self.experiment.recipe.temperature
+        parts = {
+            self.ensemble.names[i]: batch.mean(kd_rows(logits[:, i], reference.to(logits.dtype), temperature))
+            for i in self.members
+        }
+        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+    def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
+        """Each mask's KD; the selection is the mean over the multimodal plus the mean over the cross-modal ones."""
+        experiment = self.experiment
+        temperature, device = experiment.recipe.temperature, experiment.accelerator.device
+        rows = []
+        for batch in experiment.loader("validation", self.modalities("validation")).epoch():
+            batch = batch.to(device)
+            with experiment.accelerator.autocast():
+                logits = self.ensemble(batch.inputs)
+            reference = self.student["validation"].gather(batch)[:, 0].to(logits.dtype)
+            values = [(kd_rows(logits[:, i], reference, temperature) * batch.weight.to(logits.dtype)).sum()
+                      for i in self.members]  # fmt: skip
+            rows.append(torch.stack([*values, batch.weight.sum().to(logits.dtype)]).to(torch.float64))
+        sums = ranks.total(torch.stack(rows))
+        if experiment.recipe.validation_mean == "batches":
+            means = (sums[:, :-1] / sums[:, -1:]).mean(dim=0)
+        else:
+            means = sums[:, :-1].sum(dim=0) / sums[:, -1].sum()
+        record: dict[str, Any] = {}
+        kinds: dict[str, list[float]] = {}
+        for i, value in zip(self.members, means.tolist(), strict=True):
+            record[f"validation/{self.ensemble.names[i]}"] = value
+            teacher = self.ensemble.teachers[self.ensemble.members[i].teacher]
+            kinds.setdefault(teacher.kind(experiment.target), []).append(value)
+        record["selection"] = sum(sum(values) / len(values) for values in kinds.values())
+        return record
+
+
+def run(experiment: Experiment) -> Ensemble:
+    """Train the masks, or take up the result of an earlier run; returns the ensemble with them plugged in."""
+    ensemble = experiment.build_ensemble("independent")
+    if len(ensemble.masks):
+        if experiment.result(NAME) is None:
+            stage = Specialise(experiment, ensemble)
+            loader = experiment.loader("train", stage.modalities("train"), experiment.recipe.specialise, shuffle=True)
+            state = experiment.train(stage, loader, experiment.recipe.specialise).state
+        else:
+            state = experiment.result(NAME).state  # type: ignore[union-attr]
+        ensemble.load_state_dict(state)
+    ensemble.mask_mode = experiment.recipe.mask.mode
+    ensemble.shared.clear()
+    freeze(ensemble)
+    return ensemble

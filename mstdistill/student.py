@@ -1,0 +1,107 @@
+"""The student as a thing of its own: a folder with weights, config and card, loaded in three lines.
+
+    from mstdistill import Student
+    student = Student.from_pretrained("runs/av-digits-image/student")
+    classes = student.predict(images)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .backbones.registry import build
+from .data.task import Task
+from .errors import ConfigError
+from .files import replace_folder, write_tensors
+from .teachers.tap import call
+from .weights import load_weights
+
+
+def export_student(
+    folder: Path, module: nn.Module, task: Task, target: str, maker: Mapping[str, Any] | None,
+    summary: Mapping[str, Any],
+) -> Path:  # fmt: skip
+    """Write model.safetensors, config.json and a model card, atomically.
+
+    Args:
+        maker: the backbone's registered name and options; None for a user's own network.
+        summary: of the run, for the card.
+    """
+    config = {
+        "task": task.name,
+        "modality": target,
+        "input_shape": list(task.modalities.get(target, ())),
+        "num_classes": task.num_classes,
+        "class_names": list(task.class_names),
+        "backbone": maker["backbone"] if maker else None,
+        "options": dict(maker["options"]) if maker else {},
+    }
+    with replace_folder(folder) as temporary:
+        write_tensors(temporary / "model.safetensors", module.state_dict(), {"format": "pt"})
+        (temporary / "config.json").write_text(json.dumps(config, indent=1))
+        (temporary / "README.md").write_text(_card(config, summary))
+    return folder
+
+
+def _card(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    from .report.table import summary_tables
+
+    body, _ = summary_tables(summary)
+    shape = "x".join(map(str, config["input_shape"])) or "as in training"
+    return (
+        f"---\nlibrary_name: mstdistill\ntags: [knowledge-distillation, cross-modal]\n---\n\n"
+        f"# A student that sees {config['modality']}, distilled on {config['task']}\n\n"
+        f"Input: {config['modality']} [batch, {shape}]; output: logits [batch, {config['num_classes']}].\n\n"
+        "```python\nfrom mstdistill import Student\nstudent = Student.from_pretrained(\"this folder\")\n"
+        "classes = student.predict(batch)\n```\n\n" + body.replace("# ", "## ", 1)
+    )
+
+
+class Student(nn.Module):
+    """An exported student.
+
+    Attributes:
+        module: the network.
+        config: modality, input shape, classes.
+    """
+
+    def __init__(self, module: nn.Module, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.module, self.config = module.eval(), dict(config)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, module: nn.Module | None = None) -> Student:
+        """Load an exported folder.
+
+        Args:
+            module: the network to load into; needed for a user's own, built by name otherwise.
+
+        Raises:
+            ConfigError: no student there, or one whose network must be given.
+        """
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / "config.json").read_text())
+        except (OSError, ValueError):
+            raise ConfigError(f"{folder} holds no exported student; make one with: mstdistill export RUN") from None
+        if module is None:
+            if not config["backbone"]:
+                raise ConfigError(f"{folder} is a network of your own: Student.from_pretrained(folder, module=YourNet())")
+            module = build(config["backbone"], config["num_classes"], **config["options"])
+        load_weights(module, str(folder / "model.safetensors"), "student")
+        return cls(module, config)
+
+    def forward(self, view: Tensor) -> Tensor:
+        """Logits [B, C] or [B, C, H, W] of the target modality [B, ...]."""
+        return call(self.module, {"view": view}, ("view",))
+
+    @torch.no_grad()
+    def predict(self, view: Tensor) -> Tensor:
+        """Most probable classes [B] or [B, H, W], int64."""
+        return self(view).argmax(dim=1)

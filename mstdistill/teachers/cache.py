@@ -1,0 +1,151 @@
+"""Logits of frozen networks as a memory-mapped table [N, M, C], computed once: in stage 3 they are constants.
+
+Each rank computes and writes its own rows; everyone reads all. A table is known by the fingerprint of what made it, and
+one that doesn't agree is built anew. float16 tables hold logits minus their row's maximum, which the softmax doesn't
+see and which keeps their error small.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import ranks
+from ..data.loader import Batch, Loader
+from ..errors import CheckpointError
+from ..files import write_text
+
+MANIFEST = "cache.json"
+# Tables up to this size are held in memory (on the training device), larger ones stay on disk.
+RESIDENT_BYTES = 256 * 1024**2
+_FP16_FLOOR = -6e4
+
+
+def fingerprint(parts: Iterable[object], modules: Mapping[str, nn.Module]) -> str:
+    """A hash of facts and of networks' every tensor."""
+    digest = hashlib.sha256(repr(tuple(parts)).encode())
+    for name, module in sorted(modules.items()):
+        for key, tensor in module.state_dict().items():
+            digest.update(f"{name}/{key}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+                          if tensor.dim() else repr(tensor.item()).encode())  # fmt: skip
+    return digest.hexdigest()
+
+
+class LogitCache:
+    """A table of logits.
+
+    Attributes:
+        shape: (N, M, C, ...).
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        self.shape = tuple(manifest["shape"])
+        self.device = device
+        self._parts = [np.load(folder / name, mmap_mode="r") for name in manifest["shards"]]
+        self._starts = np.cumsum([0] + [len(part) for part in self._parts])
+        self._resident: Tensor | None = None
+        if sum(part.nbytes for part in self._parts) <= RESIDENT_BYTES:
+            table = np.concatenate(self._parts) if len(self._parts) > 1 else np.array(self._parts[0])
+            self._resident = torch.from_numpy(table).to(device)
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def gather(self, index: Tensor) -> Tensor:
+        """Rows [B, M, C, ...] of these positions [B], in float32 or float64, on the cache's device."""
+        if self._resident is not None:
+            rows = self._resident[index.to(self.device)]
+        else:
+            wanted = index.cpu().numpy()
+            first = self._parts[0]
+            values = np.empty((len(wanted), *first.shape[1:]), dtype=first.dtype)
+            owner = np.searchsorted(self._starts, wanted, side="right") - 1
+            for number, part in enumerate(self._parts):
+                here = owner == number
+                values[here] = part[wanted[here] - self._starts[number]]
+            rows = torch.from_numpy(values).to(self.device, non_blocking=True)
+        return rows.float() if rows.dtype == torch.float16 else rows
+
+
+def open_cache(folder: Path, expected: str, device: torch.device) -> tuple[LogitCache | None, str]:
+    """The table in `folder` if it is whole and has the expected fingerprint; else None and why."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        if manifest["fingerprint"] != expected:
+            return None, "it is of other teachers, masks or data"
+        return LogitCache(folder, device), ""
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, ValueError, KeyError) as error:
+        return None, f"it is damaged ({type(error).__name__})"
+
+
+def build_cache(
+    folder: Path,
+    expected: str,
+    logits_of: Callable[[Batch], Tensor],
+    loader: Loader,
+    device: torch.device,
+    dtype: str = "float32",
+    advance: Callable[[], None] = lambda: None,
+) -> LogitCache:
+    """Compute the table for every instance of the loader's split.
+
+    Args:
+        logits_of: from a batch on the device to logits [B, M, C, ...]; called under no_grad.
+        dtype: "float16" (minus the row maximum), "float32" or "float64".
+
+    Raises:
+        CheckpointError: it can't be written.
+    """
+    count, world, rank = len(loader.split), ranks.world_size(), ranks.rank()
+    if rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    ranks.wait()
+    start, stop = count * rank // world, count * (rank + 1) // world
+    name = f"shard-{rank:05d}-of-{world:05d}.npy"
+    table: Any = None
+    tail: list[int] = []
+    try:
+        with torch.no_grad():
+            at = 0
+            for batch in loader.rows(start, stop):
+                logits = logits_of(batch.to(device))
+                if dtype == "float16":
+                    logits = (logits.float() - logits.float().amax(dim=2, keepdim=True)).clamp(min=_FP16_FLOOR)
+                values = logits.to(getattr(torch, dtype)).cpu().numpy()
+                if table is None:
+                    tail = list(values.shape[1:])
+                    table = np.lib.format.open_memmap(
+                        folder / name, mode="w+", dtype=values.dtype, shape=(stop - start, *tail)
+                    )
+                table[at : at + len(values)] = values
+                at += len(values)
+                advance()
+            if table is not None:
+                table.flush()
+    except OSError as error:
+        raise CheckpointError(f"can't write the cache {folder}: {error.strerror}; set distill.cache.mode=never") from None
+    ranks.wait()
+    if rank == 0:
+        shards = [f"shard-{r:05d}-of-{world:05d}.npy" for r in range(world) if count * r // world < count * (r + 1) // world]
+        write_text(folder / MANIFEST, json.dumps(
+            {"fingerprint": expected, "shape": [count, *tail], "dtype": dtype, "shards": shards}))  # fmt: skip
+    ranks.wait()
+    return LogitCache(folder, device)
+
+
+def table_bytes(count: int, row: Tensor, dtype: str) -> int:
+    """Size of a table whose rows look like `row` [1, M, C, ...]."""
+    return count * row[0].numel() * {"float16": 2, "float32": 4, "float64": 8}[dtype]

@@ -1,0 +1,190 @@
+"""The ensemble of specialised teachers: (teacher, tap, mask) each, M in all, one tensor of logits [B, M, C].
+
+A teacher's variants differ only from their taps on. So a teacher runs once: at a tap the batch grows by a copy of its
+rows with the mask applied, and what follows treats the variants as one larger batch. That is exact where nothing after
+the tap mixes rows or joins them with a tensor of the old batch size; the first batch is checked against separate
+forwards, and a teacher that fails the check runs them separately from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .tap import Teacher, find, freeze, hooked
+
+# Largest relative difference at which the shared pass counts as the same numbers: rounding of another batch size.
+SHARED_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}
+
+
+@dataclass(frozen=True)
+class Specialised:
+    """One specialised teacher: `teacher` and `mask` are positions in the ensemble's lists; no tap, no mask."""
+
+    name: str
+    teacher: int
+    tap: str | None
+    mask: int | None
+
+
+class Ensemble(nn.Module):
+    """M specialised teachers over frozen teachers.
+
+    Only the masks are registered (state dict, parameters): teachers are constants here. Call `place` to move both.
+
+    Args:
+        teachers: frozen in place (eval mode, no gradients).
+        masks: for each teacher its taps' mask modules, in the order of its taps.
+        mask_mode: "independent" (one mask plugged in at a time, as trained) or "cumulative" (a teacher's masks up to
+            and with its own, as the released code runs stage 3: quirk 1).
+    """
+
+    def __init__(
+        self, teachers: Sequence[Teacher], masks: Sequence[Sequence[nn.Module]], mask_mode: str = "independent"
+    ) -> None:
+        super().__init__()
+        self.teachers = tuple(teachers)
+        self.mask_mode = mask_mode
+        self.members: list[Specialised] = []
+        modules: list[nn.Module] = []
+        for number, (teacher, own) in enumerate(zip(teachers, masks, strict=True)):
+            freeze(teacher.module)
+            if not teacher.taps:
+                self.members.append(Specialised(teacher.name, number, None, None))
+            for tap, mask in zip(teacher.taps, own, strict=True):
+                find(teacher.module, tap, f"teacher {teacher.name!r}")
+                self.members.append(Specialised(f"{teacher.name}.{tap}", number, tap, len(modules)))
+                modules.append(mask)
+        self.masks = nn.ModuleList(modules)
+        self.shared: dict[int, bool] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The specialised teachers' names, in the order of the logits' second axis."""
+        return [member.name for member in self.members]
+
+    @property
+    def modalities(self) -> list[str]:
+        """Every modality that some teacher sees."""
+        return sorted({name for teacher in self.teachers for name in teacher.modalities})
+
+    def place(self, device: torch.device) -> Ensemble:
+        """Move masks and teachers."""
+        for teacher in self.teachers:
+            teacher.module.to(device)
+        return self.to(device)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits [B, M, C] or [B, M, C, H, W] of a batch of named modalities."""
+        parts: list[Tensor] = []
+        for number in range(len(self.teachers)):
+            parts.extend(self._variants(number, inputs))
+        return torch.stack(parts, dim=1)
+
+    def _variants(self, number: int, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        members = [i for i, member in enumerate(self.members) if member.teacher == number]
+        if len(members) == 1:
+            return self._separately(number, members, inputs)
+        if number not in self.shared:
+            self.shared[number] = self._check_sharing(number, members, inputs)
+        run = self._together if self.shared[number] else self._separately
+        return run(number, members, inputs)
+
+    def _active(self, member: int) -> list[int]:
+        """The members whose masks are plugged in when this one runs."""
+        if self.mask_mode == "independent" or self.members[member].mask is None:
+            return [member]
+        teacher = self.members[member].teacher
+        return [i for i in range(member + 1) if self.members[i].teacher == teacher]
+
+    def _mask(self, member: int) -> Callable[[Tensor], Tensor]:
+        position = self.members[member].mask
+        return nn.Identity() if position is None else self.masks[position]
+
+    def _separately(self, number: int, members: Sequence[int], inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        teacher = self.teachers[number]
+        results = []
+        for member in members:
+            changes: dict[str, Callable[[Tensor], Tensor]] = {}
+            for active in self._active(member):
+                tap = self.members[active].tap
+                if tap is None:
+                    continue
+                before = changes.get(tap)
+                mask = self._mask(active)
+                changes[tap] = mask if before is None else _chain(before, mask)
+            with hooked(teacher.module, changes, f"teacher {teacher.name!r}"):
+                results.append(teacher.logits(inputs))
+        return results
+
+    def _together(self, number: int, members: Sequence[int], inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """One forward; `groups` says which members each block of B rows stands for."""
+        teacher = self.teachers[number]
+        batch = next(iter(inputs.values())).shape[0]
+        groups: list[list[int]] = [list(members)]
+
+        def at_tap(tap: str) -> Callable[[Tensor], Tensor]:
+            def change(feature: Tensor) -> Tensor:
+                for member in members:
+                    if self.members[member].tap == tap:
+                        feature = split(member, feature)
+                return feature
+
+            return change
+
+        def split(masked: int, feature: Tensor) -> Tensor:
+            nonlocal groups
+            if feature.shape[0] != batch * len(groups):
+                raise _RowsMixed
+            blocks, after = [], []
+            for group, rows in zip(groups, feature.split(batch), strict=True):
+                on = [member for member in group if masked in self._active(member)]
+                off = [member for member in group if member not in on]
+                if off:
+                    blocks.append(rows)
+                    after.append(off)
+                if on:
+                    blocks.append(self._mask(masked)(rows))
+                    after.append(on)
+            groups = after
+            return torch.cat(blocks)
+
+        changes = {tap: at_tap(tap) for tap in teacher.taps}
+        with hooked(teacher.module, changes, f"teacher {teacher.name!r}"):
+            logits = teacher.logits(inputs)
+        if logits.shape[0] != batch * len(groups):
+            raise _RowsMixed
+        found = {member: rows for group, rows in zip(groups, logits.split(batch), strict=True) for member in group}
+        return [found[member] for member in members]
+
+    @torch.no_grad()
+    def _check_sharing(self, number: int, members: Sequence[int], inputs: Mapping[str, Tensor]) -> bool:
+        """Whether one shared forward gives the separate forwards' numbers on this batch."""
+        training = [mask.training for mask in self.masks]
+        self.masks.eval()
+        try:
+            separate = torch.stack(self._separately(number, members, inputs))
+            try:
+                together = torch.stack(self._together(number, members, inputs))
+            except (_RowsMixed, RuntimeError):  # shapes that no longer fit: the network joins rows after a tap
+                return False
+            if together.shape != separate.shape:
+                return False
+            # half precision rounds each batch size its own way: a tenth of a logit would still be a mixed-up row
+            tolerance = SHARED_TOLERANCE.get(separate.dtype, 2e-2)
+            scale = separate.abs().max().clamp(min=1.0)
+            return bool((together - separate).abs().max() <= tolerance * scale)
+        finally:
+            for mask, was in zip(self.masks, training, strict=True):
+                mask.train(was)
+
+
+class _RowsMixed(Exception):
+    """The batch axis no longer counts instances after a tap."""
+
+
+def _chain(first: Callable[[Tensor], Tensor], then: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda feature: then(first(feature))
