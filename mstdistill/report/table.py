@@ -10,9 +10,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from ..experiment import Experiment
 
-COLUMNS = (("accuracy", "accuracy"), ("average_accuracy", "average acc."), ("weighted_f1", "weighted F1"),
+COLUMNS = (("accuracy", "accuracy"), ("average_accuracy", "average acc."), ("weighted_f1", "F1"),
            ("kappa", "kappa"), ("loss", "loss"))  # fmt: skip
-SHOWN = ("accuracy", "weighted_f1", "loss")  # what fits a terminal; the files hold all
+SHOWN = ("accuracy", "loss")  # what fits a terminal; the files hold all
 
 
 def plan_table(experiment: Experiment) -> Table:
@@ -50,7 +50,8 @@ def summary_tables(summary: Mapping[str, Any]) -> tuple[str, list[Table]]:
     shares = [[name, f"{100 * share:.1f} %"] for name, share in summary["routing_share"].items()]
     title = f"{summary['task']}, student sees {summary['target']}, seed {summary['seed']}"
     parts = [f"# {title}", _markdown(header, rows)]
-    short = [f"{split}\n{name}" for split in splits for key, name in COLUMNS if key in SHOWN]
+    short = [f"val. {name}" if split != "test" else f"test {name}"
+             for split in splits for key, name in COLUMNS if key in SHOWN]  # fmt: skip
     few = [
         [entry["name"]] + [f"{entry[split][key]:.3f}" for split in splits for key, _ in COLUMNS if key in SHOWN]
         for entry in summary["networks"]

@@ -1,0 +1,66 @@
+"""Shared fixtures: a tiny task of two modalities, and options."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", default=str(Path(__file__).parent / "parity" / "golden"),
+                     help="folder of golden numbers with a manifest.json")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+
+class TensorSplit:
+    """Instances held in memory; `order` is the stored one."""
+
+    deterministic = True
+
+    def __init__(self, inputs: dict[str, torch.Tensor], label: torch.Tensor, fingerprint: str = "tensors") -> None:
+        self.inputs, self.label, self.fingerprint = inputs, label, fingerprint
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def fetch(self, index: np.ndarray, modalities: list[str]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        rows = torch.from_numpy(np.asarray(index))
+        return {name: self.inputs[name][rows] for name in modalities}, self.label[rows]
+
+
+class MLP(nn.Module):
+    """fc1 -> ReLU -> fc2 -> ReLU -> fc3 on its joined modalities."""
+
+    def __init__(self, width: int, h1: int, h2: int, classes: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(width, h1), nn.Linear(h1, h2), nn.Linear(h2, classes)
+
+    def forward(self, *views: torch.Tensor) -> torch.Tensor:
+        x = torch.cat(views, dim=1)
+        return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
+
+
+def make_split(count: int, classes: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32) -> TensorSplit:
+    """A learnable toy: m1 is noisy, m2 is clear."""
+    g = torch.Generator().manual_seed(seed)
+    label = torch.randint(classes, (count,), generator=g)
+    centres = torch.randn(classes, 6, generator=torch.Generator().manual_seed(99))
+    m1 = centres[label] + 1.5 * torch.randn(count, 6, generator=g)
+    m2 = (2 * centres[label] + 0.5 * torch.randn(count, 6, generator=g)) @ torch.randn(
+        6, 5, generator=torch.Generator().manual_seed(98)
+    )
+    return TensorSplit({"m1": m1.to(dtype), "m2": m2.to(dtype)}, label, f"toy-{count}-{seed}-{dtype}")
