@@ -25,6 +25,7 @@ def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | No
             processes than came up.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import InitProcessGroupKwargs
     from accelerate.utils.dataclasses import LoggerType
 
@@ -36,6 +37,8 @@ def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | No
         if name not in known:
             raise ConfigError(f"run.trackers: unknown tracker {name!r}; known: {', '.join(sorted(known))}")
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    # one process may run several experiments, each with its own precision; Accelerate keeps the first one's
+    AcceleratorState._reset_state()
     handlers = [InitProcessGroupKwargs(backend="gloo")] if cpu and several else []
     try:
         accelerator = Accelerator(

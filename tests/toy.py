@@ -1,0 +1,76 @@
+"""A whole run on the toy task in a second: used by end-to-end, fault and distributed tests, here or in processes of
+their own (`python -m tests.toy OUT key=value ...`)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mstdistill import Teacher, distill
+from mstdistill.engine.seeding import initialising
+from mstdistill.errors import MstdistillError
+from mstdistill.pipeline import Result
+
+from .conftest import MLP, make_split
+
+SETTINGS: dict[str, Any] = {
+    "batch_size": 16,
+    "mask": {"hidden_dim_factor": 1},
+    "cotrain": {"epochs": 2, "lr": 0.01},
+    "specialise": {"epochs": 2, "lr": 0.01},
+    "distill": {"epochs": 4, "lr": 0.01},
+    "run": {"trackers": [], "checkpoint_seconds": 0.0},
+}
+
+
+def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in change.items():
+        out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+def networks(dropout: float = 0.0) -> tuple[torch.nn.Module, list[Teacher]]:
+    with initialising(0, "toy"):
+        student: torch.nn.Module = MLP(6, 12, 8, 3)
+        if dropout:
+            student.fc2 = torch.nn.Sequential(torch.nn.Dropout(dropout), student.fc2)  # type: ignore[assignment]
+        teachers = [
+            Teacher("both", MLP(11, 12, 8, 3), ("m1", "m2"), ("fc1", "fc2")),
+            Teacher("other", MLP(5, 12, 8, 3), ("m2",), ("fc1", "fc2")),
+        ]
+    return student, teachers
+
+
+def run(out: Path | str, count: int = 80, dropout: float = 0.0, **settings: Any) -> Result:
+    """The three stages and the comparison on `count` toy instances."""
+    student, teachers = networks(dropout)
+    extra = {key: settings.pop(key) for key in ("observe", "train", "validation", "quiet") if key in settings}
+    return distill(
+        student, teachers, extra.pop("train", None) or make_split(count, seed=1),
+        extra.pop("validation", None) or make_split(30, seed=2), "m1",
+        test=make_split(30, seed=3), out=out, settings=merged(SETTINGS, settings), quiet=extra.pop("quiet", True), **extra,
+    )  # fmt: skip
+
+
+def main() -> None:
+    settings: dict[str, Any] = {}
+    for word in sys.argv[2:]:
+        key, value = word.split("=", 1)
+        nested: Any = yaml.safe_load(value)
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        settings = merged(settings, nested)
+    try:
+        run(sys.argv[1], **settings)
+    except MstdistillError as error:
+        print(f"toy: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()
