@@ -49,7 +49,7 @@ class _ScalarAttention(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, t, y, lse = ctx.saved_tensors
         grad_q, grad_k, grad_t = torch.empty_like(q), torch.empty_like(k), torch.empty_like(t)
@@ -110,7 +110,7 @@ def mask_values(
         return x.view(batch, width, num_heads, head).transpose(1, 2).reshape(batch * num_heads, width, head)
 
     values = t.view(batch, width, num_heads).transpose(1, 2).reshape(batch * num_heads, width)
-    y: Tensor = _ScalarAttention.apply(by_head(q), by_head(k), values)  # type: ignore[no-untyped-call]
+    y: Tensor = _ScalarAttention.apply(by_head(q), by_head(k), values)
     return torch.sigmoid(y.view(batch, num_heads, width).sum(dim=1) + constant)
 
 

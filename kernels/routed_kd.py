@@ -59,9 +59,7 @@ def routed_kd_loss(
     """
     num_chosen = indices.shape[1]
     rows = torch.arange(indices.shape[0], device=indices.device)
-    parts = [
-        kd_rows(student, teachers[rows, indices[:, i]].detach(), temperature) for i in range(num_chosen)
-    ]
+    parts = [kd_rows(student, teachers[rows, indices[:, i]].detach(), temperature) for i in range(num_chosen)]
     losses = torch.stack(parts, dim=1)
     return losses.mean(dim=1) if weights is None else (losses * weights).sum(dim=1)
 

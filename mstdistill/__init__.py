@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import Recipe, load
     from .errors import MstdistillError
+    from .pipeline import Result, distill, train
     from .student import Student
     from .teachers.mask import MaskNet1d, MaskNet2d, MaskNetTokens
     from .teachers.tap import Teacher
-    from .pipeline import Result, distill, train
 
 __version__ = "0.1.0"
 

@@ -188,7 +188,9 @@ class Recipe(Settings):
             ConfigError: the recipe has none for it.
         """
         if self.target not in self.models:
-            raise ConfigError(f"target {self.target!r}: the recipe has no models for it; {nearest(self.target, self.models)}")
+            raise ConfigError(
+                f"target {self.target!r}: the recipe has no models for it; {nearest(self.target, self.models)}"
+            )
         return self.models[self.target]
 
     def binding(self) -> dict[str, Any]:
@@ -200,7 +202,9 @@ class Recipe(Settings):
 
 def recipe_names() -> list[str]:
     """The recipes that ship with the package."""
-    return sorted(path.name[:-5] for path in resources.files("mstdistill.recipes").iterdir() if path.name.endswith(".yaml"))
+    return sorted(
+        path.name[:-5] for path in resources.files("mstdistill.recipes").iterdir() if path.name.endswith(".yaml")
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -18,7 +18,6 @@ from .data.loader import Loader, Split
 from .data.task import Task
 from .engine.checkpoint import CheckpointStore
 from .engine.loop import Fit, Stage, Trainer
-from .engine.progress import Screen
 from .engine.seeding import initialising, named_seed
 from .errors import CheckpointError, ConfigError
 from .evaluation import Evaluation, evaluate
@@ -105,7 +104,9 @@ class Experiment:
             if not settings.enabled:
                 teacher.taps = ()
             batch = self.loader("train", teacher.modalities).first().to(self.accelerator.device)
-            shapes = discover(teacher.module, batch.inputs, teacher.modalities, teacher.taps, f"teacher {teacher.name!r}")
+            shapes = discover(
+                teacher.module, batch.inputs, teacher.modalities, teacher.taps, f"teacher {teacher.name!r}"
+            )
             plans.append([
                 plan_mask(tap, shapes[tap], settings.heads, settings.hidden_dim_factor, settings.hidden,
                           settings.max_parameters)
@@ -198,14 +199,19 @@ class Experiment:
         for name, parameter in self.student.named_parameters():
             parameter.requires_grad_(name in self._learns)
 
-    def train(self, stage: Stage, loader: Loader, settings: OptimSettings, facts: Mapping[str, Any] | None = None) -> Fit:
+    def train(
+        self, stage: Stage, loader: Loader, settings: OptimSettings, facts: Mapping[str, Any] | None = None
+    ) -> Fit:
         """Run a stage and keep its result; where the result is there already, give that."""
         found = self.result(stage.name)
         if found is not None:
             return found
         started = time.monotonic()
         checkpoints = CheckpointStore(
-            self.folder / stage.name / "checkpoints", self.fingerprint, self.recipe.run.keep_checkpoints, self.screen.say
+            self.folder / stage.name / "checkpoints",
+            self.fingerprint,
+            self.recipe.run.keep_checkpoints,
+            self.screen.say,
         )
         fit = self.trainer.fit(stage, loader, settings, checkpoints)
         if ranks.rank() == 0:

@@ -72,7 +72,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write a safetensors file atomically; tensors are copied to the CPU and made contiguous."""
     with saving(path) as temporary:
         save_file(
-            {name: x.detach().to("cpu").contiguous().clone() for name, x in tensors.items()}, temporary, dict(metadata or {})
+            {name: x.detach().to("cpu").contiguous().clone() for name, x in tensors.items()},
+            temporary,
+            dict(metadata or {}),
         )
 
 
@@ -89,5 +91,7 @@ def _cannot_write(path: Path, error: BaseException) -> str:
         word in str(error) for word in ("No space", "File too large", "os error 28", "os error 27")
     )
     if full:
-        return f"disk full while saving {path}: nothing was lost, what was saved before is whole; free some space and run again"
+        return (
+            f"disk full while saving {path}: nothing was lost, earlier files are whole; free some space and run again"
+        )
     return f"can't write {path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"

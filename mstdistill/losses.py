@@ -24,8 +24,9 @@ def task(logits: Tensor, batch: Batch, ignore_index: int | None = None) -> Tenso
         ignore_index: a label that doesn't count.
     """
     ignore = -100 if ignore_index is None else ignore_index
-    losses = F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, batch.label,
-                             ignore_index=ignore, reduction="none")
+    losses = F.cross_entropy(
+        logits.float() if logits.dtype != torch.float64 else logits, batch.label, ignore_index=ignore, reduction="none"
+    )
     if batch.label.dim() == 1 and ignore_index is None:
         return batch.mean(losses)
     weight = batch.weight.view(-1, *(1,) * (losses.dim() - 1)).to(losses.dtype)

@@ -1,8 +1,8 @@
 """The student as a thing of its own: a folder with weights, config and card, loaded in three lines.
 
-    from mstdistill import Student
-    student = Student.from_pretrained("runs/av-digits-image/student")
-    classes = student.predict(images)
+from mstdistill import Student
+student = Student.from_pretrained("runs/av-digits-image/student")
+classes = student.predict(images)
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _card(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         f"---\nlibrary_name: mstdistill\ntags: [knowledge-distillation, cross-modal]\n---\n\n"
         f"# A student that sees {config['modality']}, distilled on {config['task']}\n\n"
         f"Input: {config['modality']} [batch, {shape}]; output: logits [batch, {config['num_classes']}].\n\n"
-        "```python\nfrom mstdistill import Student\nstudent = Student.from_pretrained(\"this folder\")\n"
+        '```python\nfrom mstdistill import Student\nstudent = Student.from_pretrained("this folder")\n'
         "classes = student.predict(batch)\n```\n\n" + body.replace("# ", "## ", 1)
     )
 
@@ -92,7 +92,9 @@ class Student(nn.Module):
             raise ConfigError(f"{folder} holds no exported student; make one with: mstdistill export RUN") from None
         if module is None:
             if not config["backbone"]:
-                raise ConfigError(f"{folder} is a network of your own: Student.from_pretrained(folder, module=YourNet())")
+                raise ConfigError(
+                    f"{folder} is a network of your own: Student.from_pretrained(folder, module=YourNet())"
+                )
             module = build(config["backbone"], config["num_classes"], **config["options"])
         load_weights(module, str(folder / "model.safetensors"), "student")
         return cls(module, config)

@@ -35,7 +35,7 @@ def load_weights(module: nn.Module, path: str, owner: str) -> None:
             raise ConfigError(f"{owner}: weights {path} lack {name!r}: weights of another network")
         if state[name].shape != own[name].shape:
             raise ConfigError(
-                f"{owner}: {name!r} has shape {list(state[name].shape)} in {path}, {list(own[name].shape)} in the network"
+                f"{owner}: {name!r} has shape {list(state[name].shape)} in {path}, the network {list(own[name].shape)}"
             )
     extra = sorted(set(state) - set(own))
     if extra:

@@ -150,7 +150,16 @@ def av_digits(target: str) -> float:
     with tempfile.TemporaryDirectory() as scratch:
         env = {**os.environ, "MSTDISTILL_HOME": f"{scratch}/home"}
         start = time.perf_counter()
-        command = [sys.executable, "-m", "mstdistill", "train", "av-digits", f"target={target}", "--out", f"{scratch}/run"]
+        command = [
+            sys.executable,
+            "-m",
+            "mstdistill",
+            "train",
+            "av-digits",
+            f"target={target}",
+            "--out",
+            f"{scratch}/run",
+        ]
         subprocess.run(command, check=True, env=env, stdout=subprocess.DEVNULL)
         return time.perf_counter() - start
 
@@ -194,7 +203,10 @@ def markdown(found: dict[str, Any]) -> str:
     row("stage-3 step, here (cached)", lambda f: f"{1e3 * f['ours']['step']['distill']:.2f} ms")
     row("**ratio**", lambda f: f"**{f['step_ratio']:.1f}x**")
     row("building the cache / one live epoch", lambda f: f"{f['cache_build_over_live_epoch']:.2f}")
-    row("stage-2 step, released / here", lambda f: f"{f['released']['specialise'] / f['ours']['step']['specialise']:.1f}x")
+    row(
+        "stage-2 step, released / here",
+        lambda f: f"{f['released']['specialise'] / f['ours']['step']['specialise']:.1f}x",
+    )
     row("whole run, released scheme (from its steps)", lambda f: f"{f['released_whole_run_seconds'] / 60:.1f} min")
     row("whole run, here", lambda f: f"{f['ours']['seconds'] / 60:.1f} min")
     row("**ratio**", lambda f: f"**{f['time_ratio']:.1f}x**")
@@ -213,8 +225,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures here as JSON, the table beside it")
     arguments = parser.parse_args()
     repeats, epochs, instances = (2, (1, 1, 2), 400) if arguments.quick else (7, EPOCHS, INSTANCES)
-    found: dict[str, Any] = {"batch": BATCH, "instances": instances, "epochs": epochs, "hidden_dim_factor": FACTOR,
-                             "cores": os.cpu_count(), "machine": platform.processor() or platform.machine()}  # fmt: skip
+    found: dict[str, Any] = {
+        "batch": BATCH,
+        "instances": instances,
+        "epochs": epochs,
+        "hidden_dim_factor": FACTOR,
+        "cores": os.cpu_count(),
+        "machine": platform.processor() or platform.machine(),
+    }
     found["import_torch"], found["import_both"] = import_seconds("torch"), import_seconds("torch, mstdistill")
     for target in ("image", "audio"):
         found[target] = compare(target, repeats, epochs, instances)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from mstdistill.kernels import kd_rows
 from torch import Tensor, nn
 
 from mstdistill.backbones.registry import build
-from mstdistill.kernels import kd_rows
 from mstdistill.routing import Router
 from mstdistill.teachers.mask import MaskNet1d, MaskNet2d
 

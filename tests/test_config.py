@@ -36,7 +36,7 @@ def test_overrides_and_files(tmp_path: Path) -> None:
     ("av-digit", [], "unknown task or recipe 'av-digit'; did you mean av-digits"),
     ("av-digits", ["distill.epoch=3"], "unknown key 'distill.epoch'; did you mean epochs"),
     ("av-digits", ["routng.k=3"], "unknown key 'routng'; did you mean routing"),
-    ("av-digits", ["models.image.student.backbon=x"], "unknown key 'models.image.student.backbon'; did you mean backbone"),
+    ("av-digits", ["models.image.student.backbon=x"], "'models.image.student.backbon'; did you mean backbone"),
     ("av-digits", ["distill.epochs"], "write key=value"),
     ("av-digits", ["distill.epochs=many"], "distill.epochs='many'"),
     ("av-digits", ["cotrain.lr=-1"], "cotrain.lr=-1"),

@@ -122,7 +122,9 @@ def test_av_mnist_from_its_publishers_files(sources: tuple[Path, Path], tmp_path
     noise = tmp_path / "noise"
     noise.mkdir()
     for k in range(5):
-        wavfile.write(noise / f"1-100-A-{k}.wav", 44100, (np.random.default_rng(k).standard_normal(44100) * 9000).astype(np.int16))
+        wavfile.write(
+            noise / f"1-100-A-{k}.wav", 44100, (np.random.default_rng(k).standard_normal(44100) * 9000).astype(np.int16)
+        )
     folder = av_mnist.prepare(tmp_path / "out", str(mnist), str(fsdd), str(noise))
     task = find_task("av-mnist")
     splits = open_splits(task, str(folder))

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from mstdistill import MstdistillError, Student
+from mstdistill.config import Decay
 from mstdistill.errors import ConfigError
 from mstdistill.stages.distill import decayed
-from mstdistill.config import Decay
 
 from .conftest import MLP, make_split
 from .toy import networks, run
@@ -76,7 +76,12 @@ def test_cached_and_live_teachers_give_the_same_losses(rule: str, tmp_path: Path
             if stage in ("specialise", "distill"):
                 losses.append(float(parts["loss"]))
 
-        run(tmp_path / mode, routing={"rule": rule, "signal": "task"}, distill={"cache": {"mode": mode}}, observe=observe)
+        run(
+            tmp_path / mode,
+            routing={"rule": rule, "signal": "task"},
+            distill={"cache": {"mode": mode}},
+            observe=observe,
+        )
         curves[mode] = losses
     facts = [json.loads((tmp_path / m / "distill" / "result.json").read_text())["teacher_logits"] for m in curves]
     assert facts[0].startswith("table of [80, 4, 3] float32")
@@ -108,7 +113,9 @@ def test_accumulated_micro_batches_equal_one_batch(tmp_path: Path) -> None:
 
 def test_bfloat16_clipping_and_schedules_run(tmp_path: Path) -> None:
     stage = {"clip_norm": 0.5, "schedule": "cosine", "warmup_steps": 3, "optimizer": "adamw", "weight_decay": 0.01}
-    result = run(tmp_path / "run", precision="bf16", cotrain={**stage, "select": "best"}, specialise=stage, distill=stage)
+    result = run(
+        tmp_path / "run", precision="bf16", cotrain={**stage, "select": "best"}, specialise=stage, distill=stage
+    )
     assert result.summary["networks"][-1]["test"]["accuracy"] > 0.35
 
 

@@ -53,7 +53,9 @@ class Tupled(nn.Module):
         return self.fc(x), "extra"
 
 
-def masks_for(module: nn.Module, inputs: dict[str, Tensor], view: tuple[str, ...], taps: tuple[str, ...]) -> list[nn.Module]:
+def masks_for(
+    module: nn.Module, inputs: dict[str, Tensor], view: tuple[str, ...], taps: tuple[str, ...]
+) -> list[nn.Module]:
     shapes = discover(module, inputs, view, taps, "teacher")
     built = [plan_mask(tap, shapes[tap], hidden=3).build().double() for tap in taps]
     for mask in built:

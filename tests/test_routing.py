@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mstdistill.data.loader import Batch
 from mstdistill.errors import ConfigError
 from mstdistill.losses import balance
-from mstdistill.data.loader import Batch
 from mstdistill.routing import RULES, DenseRouter, Router, RoutingRule
 
 
@@ -60,7 +60,10 @@ def test_task_signal_finds_the_teacher_that_is_right(dense: bool) -> None:
     second = torch.where((label == 1)[:, None], right, wrong)
     teachers = torch.stack([first, second], dim=1)
     if dense:
-        student, teachers = student[:, :, None, None].expand(-1, -1, 6, 6), teachers[..., None, None].expand(-1, -1, -1, 6, 6)
+        student, teachers = (
+            student[:, :, None, None].expand(-1, -1, 6, 6),
+            teachers[..., None, None].expand(-1, -1, -1, 6, 6),
+        )
         label = label[:, None, None].expand(-1, 6, 6).clone()
         label[:, 0] = 255  # unlabelled pixels don't count
     router = (DenseRouter if dense else Router)(2, 2)
@@ -73,7 +76,7 @@ def test_task_signal_finds_the_teacher_that_is_right(dense: bool) -> None:
         loss.backward()
         optimizer.step()
     picked = rule.select(router(student), torch.arange(64), 0).indices[:, 0]
-    truth = (label[:, 1, 0] if dense else label)
+    truth = label[:, 1, 0] if dense else label
     assert (picked == truth).float().mean() > 0.95
 
 

@@ -53,7 +53,7 @@ def run(out: Path | str, count: int = 80, dropout: float = 0.0, **settings: Any)
     return distill(
         student, teachers, extra.pop("train", None) or make_split(count, seed=1),
         extra.pop("validation", None) or make_split(30, seed=2), "m1",
-        test=make_split(30, seed=3), out=out, settings=merged(SETTINGS, settings), quiet=extra.pop("quiet", True), **extra,
+        test=make_split(30, seed=3), out=out, settings=merged(SETTINGS, settings), **{"quiet": True, **extra},
     )  # fmt: skip
 
 

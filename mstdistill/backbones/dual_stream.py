@@ -30,7 +30,9 @@ class AudioNet(nn.Module):
 
 @register("CNN-I", ((1, 28, 28), (1, 112, 112)), "image and audio CNNs fused by concatenation (paper, AV-MNIST)")
 class CNNI(nn.Module):
-    """Images [B, 1, 28, 28] and spectrograms [B, 1, 112, 112] to logits [B, C]; nothing between its last two Linears."""
+    """Images [B, 1, 28, 28] and spectrograms [B, 1, 112, 112] to logits [B, C].
+
+    Nothing stands between its last two Linears."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()

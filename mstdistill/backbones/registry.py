@@ -29,7 +29,9 @@ class Backbone:
 _BACKBONES: dict[str, Backbone] = {}
 
 
-def register(name: str, inputs: tuple[tuple[int, ...], ...], about: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
+def register(
+    name: str, inputs: tuple[tuple[int, ...], ...], about: str
+) -> Callable[[type[nn.Module]], type[nn.Module]]:
     """Class decorator: make a network known by name.
 
     Args:

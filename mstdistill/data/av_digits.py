@@ -54,7 +54,9 @@ def prepare(folder: Path, seed: int = SEED, image_noise: float = IMAGE_NOISE) ->
         image = digits.images[members].astype(np.float32)[:, None] / 16.0
         noisy = image + image_noise * generator.standard_normal(image.shape).astype(np.float32)
         chosen = [combinations[own[i % len(own)]] for i in range(len(members))]
-        waves = [_spoken(speaker, int(label), who, generator) for label, who in zip(labels[members], chosen, strict=True)]
+        waves = [
+            _spoken(speaker, int(label), who, generator) for label, who in zip(labels[members], chosen, strict=True)
+        ]
         splits[name] = {
             "image": np.clip(noisy, 0.0, 1.0).astype(np.float32),
             "audio": _pictures(torch.stack(waves)),
@@ -78,10 +80,8 @@ def prepare(folder: Path, seed: int = SEED, image_noise: float = IMAGE_NOISE) ->
     return write(folder, splits, card)
 
 
-def _spoken(
-    speaker: Speaker, label: int, who: tuple[str, int, int], generator: np.random.Generator
-) -> torch.Tensor:
-    """A digit said by a (voice, pitch, speed), [WINDOW] samples at the speaker's rate: shifted, with noise behind it."""
+def _spoken(speaker: Speaker, label: int, who: tuple[str, int, int], generator: np.random.Generator) -> torch.Tensor:
+    """A digit said by a (voice, pitch, speed), at SAMPLE_RATE, somewhere in a window of noise."""
     voice, pitch, speed = who
     said = speaker.say(WORDS[label], voice, pitch, speed)
     window = np.zeros(int(WINDOW_SECONDS * speaker.sample_rate), dtype=np.float32)

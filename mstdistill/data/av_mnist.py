@@ -100,20 +100,18 @@ def prepare(
 def _read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     """Images [N, 784] in [0, 1], labels [N], whether each plays a test image, and a note for the card."""
     parts = []
-    for part, (images, labels) in _FILES.items():
-        found = [_locate(folder, name) for name in (images, labels)]
-        if found[0] is None and found[1] is None:
+    for part, names in _FILES.items():
+        found = {name: path for name in names if (path := _locate(folder, name)) is not None}
+        if not found:
             continue
-        for name, path in zip((images, labels), found, strict=True):
-            if path is None:
+        for name in names:
+            if name not in found:
                 raise DataError(f"{folder}: {name}-idx*-ubyte[.gz] is missing; fetch MNIST's files again")
-        assert found[0] is not None
-        assert found[1] is not None
-        pixels, classes = read_idx(found[0], 3), read_idx(found[1], 1)
+        pixels, classes = read_idx(found[names[0]], 3), read_idx(found[names[1]], 1)
         if len(pixels) != len(classes):
             raise DataError(f"{folder}: {len(pixels)} images but {len(classes)} labels: files of different parts")
         if pixels.shape[1:] != (28, 28) or classes.max(initial=0) > 9:
-            raise DataError(f"{folder}: {images} holds {list(pixels.shape[1:])} images, not MNIST's 28x28 digits")
+            raise DataError(f"{folder}: {names[0]} holds {list(pixels.shape[1:])} images, not MNIST's 28x28 digits")
         parts.append((part, pixels.reshape(len(pixels), 784).astype(np.float32) / 255.0, classes))
     if not parts:
         raise DataError(f"{folder}: no MNIST files (train-images-idx3-ubyte[.gz], t10k-images-idx3-ubyte[.gz], ...)")

@@ -136,7 +136,9 @@ class DatasetSplit:
         try:
             inputs = {name: default_collate([torch.as_tensor(item[name]) for item in items]) for name in modalities}
         except RuntimeError as error:
-            raise DataError(f"instances {list(index[:4])}...: modality lengths differ within a batch: {error}") from None
+            raise DataError(
+                f"instances {list(index[:4])}...: modality lengths differ within a batch: {error}"
+            ) from None
         return inputs, torch.as_tensor(default_collate([torch.as_tensor(item[self.label]) for item in items]))
 
 

@@ -114,7 +114,9 @@ class PreparedSplit:
             self.fingerprint = str(card["splits"][split]["fingerprint"])
             data = datasets.load_from_disk(str(folder / split))
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{folder}/{split} is missing or damaged ({_short(error)}); prepare the data again") from None
+            raise DataError(
+                f"{folder}/{split} is missing or damaged ({_short(error)}); prepare the data again"
+            ) from None
         self.rows = len(data)
         if self.rows != int(card["splits"][split]["rows"]):
             raise DataError(

@@ -35,11 +35,14 @@ class Stage(Protocol):
 
     Attributes:
         name: for folders and progress.
-        module: what learns.
     """
 
     name: str
-    module: nn.Module
+
+    @property
+    def module(self) -> nn.Module:
+        """What learns."""
+        ...
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """Losses of a micro-batch, `loss` (minimised) among them; the others are reported. `module` may be wrapped."""
@@ -195,7 +198,11 @@ class _Fitting:
             bar.advance()
             if self.trainer.observe is not None:
                 self.trainer.observe(self.stage.name, number, parts)
-            if self.run.checkpoint_steps and (number + 1) % self.run.checkpoint_steps == 0 and position.step < per_epoch:
+            if (
+                self.run.checkpoint_steps
+                and (number + 1) % self.run.checkpoint_steps == 0
+                and position.step < per_epoch
+            ):
                 self._save()
             if self.trainer.stopped(number):
                 self._save()
@@ -207,7 +214,8 @@ class _Fitting:
 
     def _step(self, micros: Iterator[Batch], number: int) -> dict[str, Tensor]:
         """One optimiser step over its micro-batches; returns this rank's part of the step's losses."""
-        accelerator, parts = self.accelerator, {}
+        accelerator = self.accelerator
+        parts: dict[str, Tensor] = {}
         instances = 0.0
         for batch in micros:
             batch = batch.to(accelerator.device)
@@ -216,7 +224,8 @@ class _Fitting:
                 self._check_finite(losses, number)
                 accelerator.backward(losses["loss"])
             for name, value in losses.items():
-                parts[name] = parts.get(name, 0.0) + value.detach().to(torch.float64)
+                wide = value.detach().to(torch.float64)
+                parts[name] = parts[name] + wide if name in parts else wide
             instances = batch.normaliser * ranks.world_size()
         if self.settings.clip_norm is not None:
             accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)

@@ -37,7 +37,7 @@ class Alone:
 
 
 def run(experiment: Experiment, student: nn.Module) -> nn.Module:
-    """Train `student` in place with the distillation stage's optimiser settings; returns it with the selected weights."""
+    """Train `student` in place with the distillation stage's optimiser settings; it keeps the selected weights."""
     recipe = experiment.recipe
     epochs = recipe.alone.epochs or recipe.cotrain.epochs + recipe.distill.epochs
     settings = OptimSettings(**{

@@ -1,6 +1,6 @@
 """Stage 1: teachers and student train together, each pulled to its labels and to all the others (paper, section 3.2).
 
-    loss = sum over x of [ CE(z_x, y) + sum over the others o of KD(z_x <- z_o) ],  nothing detached
+loss = sum over x of [ CE(z_x, y) + sum over the others o of KD(z_x <- z_o) ],  nothing detached
 """
 
 from __future__ import annotations

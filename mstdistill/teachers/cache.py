@@ -136,10 +136,14 @@ def build_cache(
             if table is not None:
                 table.flush()
     except OSError as error:
-        raise CheckpointError(f"can't write the cache {folder}: {error.strerror}; set distill.cache.mode=never") from None
+        raise CheckpointError(
+            f"can't write the cache {folder}: {error.strerror}; set distill.cache.mode=never"
+        ) from None
     ranks.wait()
     if rank == 0:
-        shards = [f"shard-{r:05d}-of-{world:05d}.npy" for r in range(world) if count * r // world < count * (r + 1) // world]
+        shards = [
+            f"shard-{r:05d}-of-{world:05d}.npy" for r in range(world) if count * r // world < count * (r + 1) // world
+        ]
         write_text(folder / MANIFEST, json.dumps(
             {"fingerprint": expected, "shape": [count, *tail], "dtype": dtype, "shards": shards}))  # fmt: skip
     ranks.wait()

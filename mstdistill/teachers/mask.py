@@ -76,7 +76,7 @@ class _SpatialReduce(nn.Module):
 
 
 class MaskNet2d(_MaskBase):
-    """Mask per channel for maps [B, C, H, W] (paper, mask module); volumes [B, C, T, H, W] are read as [B, C, T*H, W]."""
+    """Mask per channel for maps [B, C, H, W] (paper, mask module); volumes are read as [B, C, T*H, W]."""
 
     def __init__(self, width: int, hidden: int, num_heads: int) -> None:
         super().__init__(width, hidden, num_heads)

@@ -36,7 +36,7 @@ class Teacher:
         return call(self.module, inputs, self.modalities)
 
     def kind(self, target: str) -> str:
-        """"multimodal" if it sees the target modality, else "crossmodal"."""
+        """ "multimodal" if it sees the target modality, else "crossmodal"."""
         return "multimodal" if target in self.modalities else "crossmodal"
 
 
@@ -83,10 +83,10 @@ def replace_first(output: Any, feature: Tensor) -> Any:
     if isinstance(output, Tensor):
         return feature
     if isinstance(output, Mapping):
-        changed = type(output)(output)
+        changed: Any = type(output)(output)  # type: ignore[call-arg]
         for key, part in output.items():
             if isinstance(part, Tensor):
-                changed[key] = feature  # type: ignore[index]
+                changed[key] = feature
                 return changed
     position = next(i for i, part in enumerate(output) if isinstance(part, Tensor))
     return (*output[:position], feature, *output[position + 1 :])

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
 from mstdistill.kernels import mask as mask_file
 from mstdistill.kernels import masked_reconstruction
+from torch import Tensor
+
 from mstdistill.teachers.mask import MaskNet1d, MaskNet2d, MaskNetTokens, count_parameters, plan_mask
 
 
@@ -81,8 +81,10 @@ def test_large_scores_stay_finite() -> None:
 def test_each_form_keeps_the_features_shape(shape: tuple[int, ...]) -> None:
     plan = plan_mask("tap", shape, hidden=6)
     module = plan.build()
-    assert sum(p.numel() for p in module.parameters()) == plan.parameters == count_parameters(
-        plan.width, plan.hidden, plan.kind
+    assert (
+        sum(p.numel() for p in module.parameters())
+        == plan.parameters
+        == count_parameters(plan.width, plan.hidden, plan.kind)
     )
     feature = torch.randn(3, *shape)
     out = module(feature)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from mstdistill.kernels import kd_rows, load_balance, mixed_kd_rows, route, routed_kd_loss
 
 SHAPES = st.tuples(st.integers(0, 5), st.integers(1, 5), st.integers(1, 7))

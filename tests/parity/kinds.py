@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from mstdistill.kernels import kd_rows, load_balance, mixed_kd_rows, route, routed_kd_loss
 from torch import Tensor
 
 from mstdistill.backbones.registry import build
 from mstdistill.data.loader import Batch
-from mstdistill.kernels import kd_rows, load_balance, mixed_kd_rows, route, routed_kd_loss
 from mstdistill.losses import balance, task
 from mstdistill.metrics import confusion_of, metrics_of
 from mstdistill.routing import DenseRouter, Router, RoutingRule
@@ -24,7 +24,9 @@ Golden = dict[str, Tensor]
 
 def close(found: Tensor, wanted: Tensor, rtol: float, what: str) -> None:
     """The manifest's rule: |a - b| <= rtol * max(1, max|b|)."""
-    assert tuple(found.shape) == tuple(wanted.shape), f"{what}: shape {tuple(found.shape)}, wanted {tuple(wanted.shape)}"
+    assert tuple(found.shape) == tuple(wanted.shape), (
+        f"{what}: shape {tuple(found.shape)}, wanted {tuple(wanted.shape)}"
+    )
     bound = rtol * max(1.0, float(wanted.abs().max()) if wanted.numel() else 1.0)
     error = float((found.detach().to(torch.float64) - wanted.to(torch.float64)).abs().max()) if wanted.numel() else 0.0
     assert error <= bound, f"{what}: differs by {error:.3e}, allowed {bound:.3e}"

@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from mstdistill.kernels import Routing
 from torch import Tensor, nn
 
 from mstdistill.config import parse
@@ -19,7 +20,6 @@ from mstdistill.engine.launch import start
 from mstdistill.engine.loop import Trainer
 from mstdistill.engine.progress import Screen
 from mstdistill.experiment import Experiment
-from mstdistill.kernels import Routing
 from mstdistill.routing import RoutingRule
 from mstdistill.stages import cotrain, specialise
 from mstdistill.stages.distill import Distill
@@ -115,9 +115,7 @@ def check_trajectory(golden: Golden, params: dict[str, Any], rtol: float, close:
             _check_distillation(experiment, ensemble, golden, rtol, close, recorder, f"stage3.{mode}")
 
 
-def _check_teaching(
-    experiment: Experiment, golden: Golden, rtol: float, close: Close, recorder: _Recorder
-) -> None:
+def _check_teaching(experiment: Experiment, golden: Golden, rtol: float, close: Close, recorder: _Recorder) -> None:
     cotrain.run(experiment)
     names = ["loss", "multimodal", "student", "crossmodal"]
     close(recorder.table("cotrain", names), golden["stage1/losses"], rtol, "stage 1 losses")
@@ -138,7 +136,13 @@ def _check_masks(
 
 
 def _check_distillation(
-    experiment: Experiment, ensemble: Ensemble, golden: Golden, rtol: float, close: Close, recorder: _Recorder, name: str
+    experiment: Experiment,
+    ensemble: Ensemble,
+    golden: Golden,
+    rtol: float,
+    close: Close,
+    recorder: _Recorder,
+    name: str,
 ) -> None:
     wanted = _state(golden, name)
     seen: list[Routing] = []

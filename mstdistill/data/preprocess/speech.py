@@ -1,7 +1,7 @@
 """Spoken words from espeak-ng, in process.
 
 The library and its voices come from the PyPI package `espeakng-loader`; espeak-ng is licensed under GPL-3.0-or-later.
-It is loaded here at run time, only to make the audio of `av-digits`, and no part of it is distributed with this project.
+It is loaded at run time, only to make the audio of `av-digits`; no part of it is distributed with this project.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class Speaker:
         """Give the library back."""
         self._library.espeak_Terminate()
 
-    def say(self, text: str, voice: str = "en-us", pitch: int = 50, speed: int = 175, intonation: int = 50) -> np.ndarray:
+    def say(
+        self, text: str, voice: str = "en-us", pitch: int = 50, speed: int = 175, intonation: int = 50
+    ) -> np.ndarray:
         """Samples [n] float32 in [-1, 1].
 
         Args:
