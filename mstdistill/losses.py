@@ -36,10 +36,9 @@ def task(logits: Tensor, batch: Batch, ignore_index: int | None = None) -> Tenso
 
 def balance(routing: Routing, batch: Batch, mode: str) -> Tensor:
     """Load balance of the global batch: the ranks' sums of probabilities are reduced first (method, L_lb)."""
-    padded = batch.weight == 0
     log_probs = routing.log_probs
-    if bool(padded.any()):
-        # a large negative number, not -inf: a rank that holds padding only keeps a finite gradient
-        log_probs = log_probs.masked_fill(padded.unsqueeze(1), torch.finfo(log_probs.dtype).min / 4)
+    # padding gets a large negative number, not -inf: a rank that holds nothing else keeps a finite gradient
+    out = torch.finfo(log_probs.dtype).min / 4
+    log_probs = log_probs.masked_fill((batch.weight == 0).unsqueeze(1), out)
     log_sums = ranks.log_sum_over_ranks(log_probs.logsumexp(dim=0))
-    return balance_from_sums(log_sums, ranks.total(batch.weight.sum().to(log_sums.dtype)), mode) * batch.share
+    return balance_from_sums(log_sums, batch.instances, mode) * batch.share

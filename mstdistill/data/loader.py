@@ -43,6 +43,11 @@ class Batch:
     share: float = 1.0
     closes_step: bool = True
 
+    @property
+    def instances(self) -> float:
+        """Instances of this micro-batch over all ranks, padding left out."""
+        return self.normaliser * ranks.world_size() * self.share
+
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the global batch of values [B]."""
         return (values * self.weight.to(values.dtype)).sum() / self.normaliser
