@@ -70,6 +70,8 @@ class Experiment:
     def _place(self) -> None:
         for module in [self.student, *(teacher.module for teacher in self.teachers)]:
             module.to(self.accelerator.device)
+            if self.recipe.channels_last:
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _dry_run(self) -> bool:
         """One batch through every network: finds wrong modalities and shapes before anything is trained."""

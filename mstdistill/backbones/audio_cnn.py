@@ -20,8 +20,9 @@ class ThreeLayerCNN(nn.Module):
         self.fc1 = nn.Linear(128 * 14 * 14, num_classes)
 
     def forward(self, audio: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.conv1(audio)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-        x = F.max_pool2d(F.relu(self.conv3(x)), 2)
+        # max and ReLU commute exactly, and after the pool there is a quarter to rectify
+        x = F.relu(F.max_pool2d(self.conv1(audio), 2))
+        x = F.relu(F.max_pool2d(self.conv2(x), 2))
+        x = F.relu(F.max_pool2d(self.conv3(x), 2))
         logits: Tensor = self.fc1(x.flatten(1))
         return logits

@@ -24,7 +24,7 @@ class AudioNet(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         x = audio
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            x = F.max_pool2d(F.relu(conv(x)), 2)
+            x = F.relu(F.max_pool2d(conv(x), 2))  # max and ReLU commute exactly
         return F.relu(self.conv5(x)).mean(dim=(2, 3))
 
 
