@@ -49,24 +49,16 @@ def train(
 
       mstdistill train av-mnist data.dir=data/av-mnist --preset released
     """
-    import shutil
-
     from . import config
 
     resolved = config.load(recipe, overrides or [], preset or [])
     if dry_run:
         typer.echo(config.dump(resolved), nl=False)
         return
-    from . import ranks
     from .pipeline import train as run
 
     folder = out or Path("runs") / f"{resolved.task}-{resolved.target}-{resolved.method}-seed{resolved.seed}"
-    if fresh and folder.exists() and int(os.environ.get("RANK", "0")) == 0:
-        if not (folder / "binding.json").exists() and any(folder.iterdir()):
-            raise ConfigError(f"--fresh: {folder} holds no run; it is left alone")
-        shutil.rmtree(folder)
-    ranks.wait()
-    run(resolved, folder)
+    run(resolved, folder, fresh=fresh)
 
 
 @app.command()
@@ -180,7 +172,7 @@ def tasks() -> None:
         shapes = "\n".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in task.modalities.items())
         there = "yes" if (folder_of(task, None) / "card.json").exists() else "on first use" if task.embedded else "no"
         table.add_row(task.name, task.title, shapes, str(task.num_classes), there,
-                      "\n".join(f"--{name}" for name in task.options))  # fmt: skip
+                      "\n".join(f"--{name.replace('_', '-')}" for name in task.options))  # fmt: skip
     screen.say(table)
     table = Table("backbone", "inputs", "what", title="backbones", title_justify="left")
     for name, backbone in backbones().items():

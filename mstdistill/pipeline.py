@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import platform
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,8 +53,14 @@ class Result:
     folder: Path
 
 
-def train(recipe: Recipe, folder: Path, screen: Screen | None = None, observe: Observer | None = None) -> Result:
-    """Run a recipe in a folder; continues what an earlier call left there.
+def train(
+    recipe: Recipe,
+    folder: Path,
+    screen: Screen | None = None,
+    observe: Observer | None = None,
+    fresh: bool = False,
+) -> Result:
+    """Run a recipe in a folder; continues what an earlier call left there, or with `fresh` deletes it first.
 
     Raises:
         MstdistillError: anything the user can mend, in one line.
@@ -71,12 +79,10 @@ def train(recipe: Recipe, folder: Path, screen: Screen | None = None, observe: O
                     f"teacher {teacher.name!r}: {task.name} has no modality {name!r}; {nearest(name, task.modalities)}"
                 )
     accelerator = start(recipe.precision, recipe.run.trackers, folder)
+    if fresh:
+        _clear(folder)
     splits = open_splits(task, recipe.data.dir, group=recipe.data.group, limit=recipe.data.limit)
-    student = _network(recipe, "student", pairing.student, task.num_classes)
-    teachers = [
-        Teacher(t.name, _network(recipe, t.name, t, task.num_classes), tuple(t.modalities), tuple(t.taps), t.frozen)
-        for t in pairing.teachers
-    ]
+    student, teachers = _networks(recipe, task)
     maker = {"backbone": pairing.student.backbone, "options": pairing.student.options}
     return _run(recipe, task, splits, student, teachers, folder, accelerator, screen, observe, maker)
 
@@ -117,8 +123,6 @@ def distill(
         if data is not None:
             splits[name] = data if isinstance(data, Split) else DatasetSplit(data)
     accelerator = start(recipe.precision, recipe.run.trackers, Path(out))
-    import numpy as np
-
     sample, _ = splits["train"].fetch(np.arange(1), [target])
     with torch.no_grad():
         device = next(student.parameters()).device
@@ -128,6 +132,30 @@ def distill(
     task = Task("custom", "a user's own data", {}, int(logits.shape[1]), None, tuple(class_names), ignore_index)
     screen = Screen(quiet)
     return _run(recipe, task, splits, student, teachers, Path(out), accelerator, screen, observe, None)
+
+
+def _clear(folder: Path) -> None:
+    """Delete a run's folder, and nothing that isn't one.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    if ranks.rank() == 0 and folder.exists():
+        if not (folder / "binding.json").exists() and any(folder.iterdir()):
+            raise ConfigError(f"--fresh: {folder} holds no run; it is left alone")
+        shutil.rmtree(folder)
+    ranks.wait()
+
+
+def _networks(recipe: Recipe, task: Task) -> tuple[nn.Module, list[Teacher]]:
+    """The recipe's student and teachers, each initialised from its own named seed."""
+    pairing = recipe.pairing
+    student = _network(recipe, "student", pairing.student, task.num_classes)
+    teachers = [
+        Teacher(t.name, _network(recipe, t.name, t, task.num_classes), tuple(t.modalities), tuple(t.taps), t.frozen)
+        for t in pairing.teachers
+    ]
+    return student, teachers
 
 
 def _network(recipe: Recipe, name: str, settings: Any, num_classes: int) -> nn.Module:
@@ -166,6 +194,8 @@ def _run(
         summary = _summary(experiment, outcome, twin, started)
         if outcome.finished:
             _finish(experiment, summary, maker)
+        else:
+            screen.say(f"stopped after {recipe.run.stop_after}; the same command without run.stop_after goes on")
     except MstdistillError as error:
         raise type(error)(f"{error}  [run: {folder}; the same command continues it]") from None
     finally:
@@ -241,10 +271,6 @@ def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
     task = find_task(recipe.task)
     accelerator = start(recipe.precision)
     splits = open_splits(task, recipe.data.dir, group=recipe.data.group, limit=recipe.data.limit)
-    student = _network(recipe, "student", recipe.pairing.student, task.num_classes)
-    teachers = [
-        Teacher(t.name, _network(recipe, t.name, t, task.num_classes), tuple(t.modalities), tuple(t.taps), t.frozen)
-        for t in recipe.pairing.teachers
-    ]
+    student, teachers = _networks(recipe, task)
     trainer = Trainer(accelerator, recipe.run, recipe.seed, screen)
     return Experiment(recipe, task, splits, student, teachers, folder, trainer), recipe

@@ -105,8 +105,9 @@ def open_splits(
         DataError: nothing prepared there, or data of another task.
     """
     folder = folder_of(task, directory)
-    if task.embedded and task.prepare and directory is None and not (folder / "card.json").exists():
-        if ranks.rank() == 0:
+    if task.embedded and task.prepare and directory is None:
+        # one process a node: nodes may not share the folder
+        if os.environ.get("LOCAL_RANK", "0") == "0" and not (folder / "card.json").exists():
             task.prepare(folder)
         ranks.wait()
     card = read_card(folder)
