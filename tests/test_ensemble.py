@@ -118,6 +118,9 @@ def test_a_network_that_joins_rows_runs_separately(inputs: dict[str, Tensor]) ->
     teachers = [Teacher("skip", Skip().double(), ("m1",), ("fc1", "fc2"))]
     found = ensemble_of("independent", None, teachers, inputs)
     wanted = ensemble_of("independent", False, teachers, inputs)
+    one = {name: x[:1] for name, x in inputs.items()}
+    assert torch.equal(found(one), wanted(one))
+    assert found.shared == {}  # one row broadcasts and shows nothing
     assert torch.equal(found(inputs), wanted(inputs))
     assert found.shared == {0: False}
 

@@ -238,9 +238,9 @@ class Loader:
         loader = DataLoader(source, batch_size=None, num_workers=self.workers, generator=torch.Generator())
         yield from loader
 
-    def first(self) -> Batch:
-        """The first batch in stored order, for dry runs."""
-        index = np.arange(min(self.batch_size, len(self.split)))
+    def first(self, rows: int | None = None) -> Batch:
+        """The first instances in stored order (a batch of them unless told), for dry runs."""
+        index = np.arange(min(rows or self.batch_size, len(self.split)))
         return self._fetch(MicroBatch(index, len(index), float(len(index)), 1.0, True))
 
     def rows(self, start: int, stop: int) -> Iterator[Batch]:

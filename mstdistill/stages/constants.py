@@ -64,7 +64,7 @@ def constant_logits(
     if not data.deterministic:
         return falls_back("the data change at each reading, so their logits aren't constants")
     loader = experiment.loader(split, modalities)
-    row = live(loader.first().to(accelerator.device))[:1]
+    row = live(loader.first(1).to(accelerator.device))
     dtype, size = _choose(settings, len(data), row)
     if size > settings.budget_gb * 1e9 and settings.mode == "auto":
         return falls_back(f"a table of {size / 1e9:.1f} GB exceeds distill.cache.budget_gb={settings.budget_gb:g}")

@@ -88,6 +88,9 @@ class Ensemble(nn.Module):
         members = [i for i, member in enumerate(self.members) if member.teacher == number]
         if len(members) == 1:
             return self._separately(number, members, inputs)
+        if number not in self.shared and next(iter(inputs.values())).shape[0] == 1:
+            # a single row broadcasts where more would clash: it shows nothing
+            return self._separately(number, members, inputs)
         if number not in self.shared:
             self.shared[number] = self._check_sharing(number, members, inputs)
         run = self._together if self.shared[number] else self._separately
