@@ -102,6 +102,15 @@ class RoutingRule:
             return Routing(routing.log_probs, torch.full_like(routing.indices[:, :1], self.fixed))
         return routing
 
+    def shares(self, routing: Routing, weight: Tensor) -> Tensor:
+        """[M] sum over the instances of each teacher's part in their distillation; `weight` [B] is 0 for padding.
+
+        How often it was among the k, over k; under `soft`, its probability.
+        """
+        if self.name == "soft":
+            return (routing.probs.detach() * weight.unsqueeze(1)).sum(dim=0)
+        return routing.counts(weight) / routing.indices.shape[1]
+
     def distillation(self, student: Tensor, teachers: Tensor, routing: Routing, temperature: float) -> Tensor:
         """Distillation loss per instance [B]; the teachers [B, M, C, ...] are constants."""
         if self.name == "soft":

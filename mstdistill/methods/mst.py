@@ -17,7 +17,7 @@ class Outcome:
 
     Attributes:
         finished: false where the recipe stopped it after an earlier stage.
-        shares: how often each specialised teacher was chosen in the last epoch.
+        shares: each specialised teacher's part in the last epoch; they add up to 1.
     """
 
     finished: bool

@@ -58,7 +58,7 @@ def summary_tables(summary: Mapping[str, Any]) -> tuple[str, list[Table]]:
     ]
     shown = [_terminal(title, ["network", *short], few)]
     if shares:
-        parts += ["## Routing: how often each specialised teacher was chosen in the last epoch",
+        parts += ["## Routing: each specialised teacher's part in the last epoch",
                   _markdown(["specialised teacher", "share"], shares)]  # fmt: skip
         shown.append(_terminal("routing, last epoch", ["specialised teacher", "share"], shares))
     return "\n\n".join(parts) + "\n", shown

@@ -100,7 +100,7 @@ class Distill:
         if self.rule.signal in ("task", "both"):
             parts["router"] = batch.mean(self.rule.task_signal(teachers, batch.label, routing))
             loss = loss + weights.router * parts["router"]
-        parts["share"] = routing.counts(batch.weight) / (batch.normaliser * routing.indices.shape[1])
+        parts["share"] = self.rule.shares(routing, batch.weight) / batch.normaliser
         return {"loss": loss, **parts}
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:

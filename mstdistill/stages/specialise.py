@@ -101,7 +101,8 @@ def run(experiment: Experiment) -> Ensemble:
         else:
             state = experiment.result(NAME).state  # type: ignore[union-attr]
         ensemble.load_state_dict(state)
-    ensemble.mask_mode = experiment.recipe.mask.mode
-    ensemble.shared.clear()
+    if ensemble.mask_mode != experiment.recipe.mask.mode:
+        ensemble.mask_mode = experiment.recipe.mask.mode
+        ensemble.shared.clear()
     freeze(ensemble)
     return ensemble
