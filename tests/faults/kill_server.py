@@ -18,6 +18,11 @@ import torch
 
 torch.set_num_threads(1)  # before any work: a forked OpenMP pool would hang
 
+import accelerate  # noqa: E402, F401  what a run imports on its way is here before the first fork
+import sklearn.metrics  # noqa: E402, F401
+import torch._dynamo  # noqa: E402  the optimisers load it at their first step, for seconds
+
+import mstdistill.pipeline  # noqa: E402, F401
 from tests import toy  # noqa: E402
 
 SETTINGS = {"run": {"checkpoint_steps": 3}, "dropout": 0.2, "batch_size": 4, "quiet": False}
