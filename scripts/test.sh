@@ -7,4 +7,5 @@ EXTRAS=dev source scripts/setup.sh
 ruff format --check --quiet .
 ruff check --quiet .
 mypy
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # the tests are small: more threads only wait for each other
 exec python -m pytest "$@"
