@@ -59,6 +59,8 @@ class Experiment:
         self.accelerator, self.screen = trainer.accelerator, trainer.screen
         self._learns = {name for name, p in student.named_parameters() if p.requires_grad}
         names = [teacher.name for teacher in self.teachers]
+        if not names:
+            raise ConfigError("no teachers: give at least one that sees another modality than the student")
         for name in names:
             if names.count(name) > 1 or name == "student":
                 raise ConfigError(f"teacher name {name!r}: each teacher needs a name of its own, other than 'student'")

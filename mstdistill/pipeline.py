@@ -124,14 +124,29 @@ def distill(
             splits[name] = data if isinstance(data, Split) else DatasetSplit(data)
     accelerator = start(recipe.precision, recipe.run.trackers, Path(out))
     sample, _ = splits["train"].fetch(np.arange(1), [target])
-    with torch.no_grad():
-        device = next(student.parameters()).device
-        was_training = student.training
-        logits = call(student.eval(), {target: sample[target].to(device)}, (target,))
-        student.train(was_training)
-    task = Task("custom", "a user's own data", {}, int(logits.shape[1]), None, tuple(class_names), ignore_index)
+    task = Task("custom", "a user's own data", {}, _count_classes(student, sample[target]), None, tuple(class_names),
+                ignore_index)  # fmt: skip
     screen = Screen(quiet)
     return _run(recipe, task, splits, student, teachers, Path(out), accelerator, screen, observe, None)
+
+
+@torch.no_grad()
+def _count_classes(student: nn.Module, view: torch.Tensor) -> int:
+    """The width of the student's logits on one instance.
+
+    Raises:
+        ConfigError: the student can't take it.
+    """
+    device = next(student.parameters()).device
+    was_training = student.training
+    try:
+        logits = call(student.eval(), {"view": view.to(device)}, ("view",))
+        return int(logits.shape[1])
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"student can't take {list(view.shape)}: {line}") from None
+    finally:
+        student.train(was_training)
 
 
 def _clear(folder: Path) -> None:

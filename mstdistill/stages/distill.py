@@ -20,7 +20,7 @@ from ..experiment import Experiment
 from ..routing import DenseRouter, Router, RoutingRule
 from ..teachers.ensemble import Ensemble
 from ..teachers.tap import call
-from .constants import LogitSource, constant_logits
+from .constant_logits import LogitSource, constant_logits
 
 NAME = "distill"
 

@@ -19,7 +19,7 @@ from ..experiment import Experiment
 from ..kernels import kd_rows
 from ..teachers.ensemble import Ensemble
 from ..teachers.tap import call, freeze
-from .constants import LogitSource, constant_logits
+from .constant_logits import LogitSource, constant_logits
 
 NAME = "specialise"
 

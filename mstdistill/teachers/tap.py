@@ -31,6 +31,11 @@ class Teacher:
     taps: tuple[str, ...] = ()
     frozen: bool = False
 
+    def __post_init__(self) -> None:
+        # a single name is easily written without its tuple
+        self.modalities = (self.modalities,) if isinstance(self.modalities, str) else tuple(self.modalities)
+        self.taps = (self.taps,) if isinstance(self.taps, str) else tuple(self.taps)
+
     def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits of a batch of named modalities."""
         return call(self.module, inputs, self.modalities)
