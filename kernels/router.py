@@ -70,7 +70,7 @@ def route(logits: Tensor, k: int) -> Routing:
     return Routing(log_probs=log_probs, indices=top_k(log_probs, k))
 
 
-def balance_from_sums(log_sums: Tensor, total: Tensor | float, mode: str) -> Tensor:
+def balance_from_sums(log_sums: Tensor, total: float, mode: str) -> Tensor:
     """Load-balance loss from the batch sums of the probabilities.
 
     Args:
@@ -84,7 +84,7 @@ def balance_from_sums(log_sums: Tensor, total: Tensor | float, mode: str) -> Ten
     """
     num_teachers = log_sums.shape[0]
     if mode == "KL":
-        log_mean = log_sums - (total.log() if isinstance(total, Tensor) else math.log(total))
+        log_mean = log_sums - math.log(total)
         uniform = 1.0 / num_teachers
         return (uniform * (math.log(uniform) - log_mean)).sum() / num_teachers
     if mode == "CV":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,11 +179,6 @@ def read_card(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise DataError(f"{folder} holds no prepared data ({_short(error)}); run: mstdistill prepare TASK") from None
     return dict(card)
-
-
-def remove(folder: Path) -> None:
-    """Delete a prepared folder."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _short(error: BaseException) -> str:
