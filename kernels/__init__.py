@@ -5,17 +5,23 @@ Importing this package needs torch alone, so that one function can be adopted in
     from mstdistill.kernels import routed_kd_loss
     loss = routed_kd_loss(student_logits, teacher_logits, indices, temperature=4.0).mean()
 
-Each file holds one operation, with its equations on top and its plain PyTorch form, which is the definition that any
-faster form is tested against.
+Each file holds one operation, with its equations on top and its plain PyTorch form (`*_reference`), which is the
+definition that the Triton form in `jit/` is tested against. `launch.py` says which of the two runs, `aot.py` compiles the
+Triton forms without a GPU, `bench.py` measures them.
 """
 
-from .mask import mask_values, masked_reconstruction
-from .routed_kd import kd_rows, mixed_kd_rows, routed_kd_loss
-from .router import Routing, balance_from_sums, load_balance, route
+from .mask import MaskWeights, apply_mask, mask_values, masked_reconstruction
+from .routed_kd import Distilled, distillation_loss, kd_rows, mixed_kd_rows, routed_kd_loss
+from .router import Routing, balance_from_sums, gate, load_balance, route
 
 __all__ = [
+    "Distilled",
+    "MaskWeights",
     "Routing",
+    "apply_mask",
     "balance_from_sums",
+    "distillation_loss",
+    "gate",
     "kd_rows",
     "load_balance",
     "mask_values",

@@ -11,16 +11,28 @@ which is exact and takes 6 d^2 h FLOPs in place of 10 (h = d/2). Backward, with 
 P recomputed from the saved log-sum-exp:
 
     dS_ij = delta_i P_ij (t_j - y_ia),  dq = dS k,  dk = dS' q,  dt_j = sum_i delta_i P_ij
+
+The last step masks a feature: vectors [B, d], maps [B, d, H, W] or tokens [B, S, d]. Several masks of one size can go
+together: their weights carry a leading axis G, and so do vector and feature.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+from .launch import check_floating, use_triton
+
+PRECISIONS = ("tf32", "ieee", "bf16")
+# Heads wider than this take the plain form: their tiles don't fit a multiprocessor.
+MAX_HEAD = 256
 
 # Score elements held at once: 16 MB in float32, small enough to stay near the processor's caches.
 _CHUNK_ELEMENTS = 4 * 1024 * 1024
@@ -65,62 +77,243 @@ class _ScalarAttention(torch.autograd.Function):
         return grad_q, grad_k, grad_t
 
 
-def mask_values(
-    feature: Tensor,
-    embed_weight: Tensor,
-    embed_bias: Tensor,
-    in_proj_weight: Tensor,
-    in_proj_bias: Tensor,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor,
-    fc_weight: Tensor,
-    fc_bias: Tensor,
-    num_heads: int,
-) -> Tensor:
-    """The mask in (0, 1) that a MaskNet gives a feature (paper, mask module).
+@dataclass(frozen=True)
+class MaskWeights:
+    """A MaskNet's parameters, or those of G MaskNets of one size with a leading axis G each.
 
-    Args:
-        feature: [B, d].
+    Attributes:
         embed_weight, embed_bias: [d*h, d], [d*h].
         in_proj_weight, in_proj_bias: [3h, h], [3h], as in `nn.MultiheadAttention`.
         out_proj_weight, out_proj_bias: [h, h], [h].
         fc_weight, fc_bias: [1, h], [1].
         num_heads: divides h.
-
-    Returns:
-        [B, d] mask, in the parameters' dtype; differentiable once (a second derivative raises RuntimeError).
     """
-    batch, width = feature.shape
-    hidden = out_proj_weight.shape[0]
-    head = hidden // num_heads
-    w_q, w_k, w_v = in_proj_weight.split(hidden)
-    b_q, _, b_v = in_proj_bias.split(hidden)
-    u = fc_weight @ out_proj_weight  # [1, h]
-    g = torch.einsum("ad,adh->ah", u.view(num_heads, head), w_v.view(num_heads, head, hidden))
-    constant = fc_bias + fc_weight @ out_proj_bias + u @ b_v
 
-    tokens = torch.nn.functional.linear(feature.to(embed_weight.dtype), embed_weight, embed_bias)
+    embed_weight: Tensor
+    embed_bias: Tensor
+    in_proj_weight: Tensor
+    in_proj_bias: Tensor
+    out_proj_weight: Tensor
+    out_proj_bias: Tensor
+    fc_weight: Tensor
+    fc_bias: Tensor
+    num_heads: int
+
+    @classmethod
+    def of(cls, embed: nn.Linear, attention: nn.MultiheadAttention, fc: nn.Linear) -> MaskWeights:
+        """From the three layers of a MaskNet."""
+        weight, bias = attention.in_proj_weight, attention.in_proj_bias
+        if weight is None or bias is None:
+            raise ValueError("attention: needs one width for queries, keys and values, and biases")
+        return cls(
+            embed.weight, embed.bias, weight, bias, attention.out_proj.weight, attention.out_proj.bias,
+            fc.weight, fc.bias, attention.num_heads,
+        )  # fmt: skip
+
+    @classmethod
+    def stack(cls, masks: list[MaskWeights]) -> MaskWeights:
+        """Several masks of one size as one."""
+        return cls(*(torch.stack([getattr(mask, name) for mask in masks]) for name in _NAMES), masks[0].num_heads)
+
+    def grouped(self) -> MaskWeights:
+        """With the leading axis G, of 1 where there was none."""
+        return self if self.embed_weight.dim() == 3 else self._map(lambda x: x.unsqueeze(0))
+
+    def __getitem__(self, group: int) -> MaskWeights:
+        return self._map(lambda x: x[group])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> MaskWeights:
+        return MaskWeights(*(change(getattr(self, name)) for name in _NAMES), self.num_heads)
+
+    @property
+    def hidden(self) -> int:
+        """h."""
+        return self.out_proj_weight.shape[-1]
+
+    def values(self) -> tuple[Tensor, Tensor]:
+        """(g [G, H, h], c [G]): what turns tokens into scalar values, and what is added to their mean; from grouped
+        weights."""
+        groups, heads, hidden = len(self.fc_weight), self.num_heads, self.hidden
+        head = hidden // heads
+        w_v = self.in_proj_weight[:, 2 * hidden :].view(groups, heads, head, hidden)
+        u = self.fc_weight @ self.out_proj_weight  # [G, 1, h]
+        g = torch.einsum("gad,gadh->gah", u.view(groups, heads, head), w_v)
+        biases = (self.fc_weight[:, 0] * self.out_proj_bias + u[:, 0] * self.in_proj_bias[:, 2 * hidden :]).sum(dim=1)
+        return g, self.fc_bias[:, 0] + biases
+
+
+_NAMES = tuple(item.name for item in fields(MaskWeights) if item.name != "num_heads")
+
+
+def mask_values_reference(vector: Tensor, weights: MaskWeights) -> Tensor:
+    """`mask_values` in plain PyTorch, collapsed; the score matrices come and go in chunks."""
+    if weights.embed_weight.dim() == 3:
+        return torch.stack([mask_values_reference(vector[i], weights[i]) for i in range(len(vector))])
+    batch, width = vector.shape
+    heads, hidden = weights.num_heads, weights.hidden
+    head = hidden // heads
+    w_q, w_k, _ = weights.in_proj_weight.split(hidden)
+    b_q = weights.in_proj_bias[:hidden]
+    g, constant = weights.grouped().values()
+
+    tokens = torch.nn.functional.linear(vector.to(weights.embed_weight.dtype), weights.embed_weight, weights.embed_bias)
     tokens = tokens.view(batch * width, hidden)
     scale = 1.0 / math.sqrt(head)
     q = torch.addmm(b_q * scale, tokens, (w_q * scale).t())
     k = tokens @ w_k.t()
-    t = tokens @ g.t()
+    t = tokens @ g[0].t()
 
     def by_head(x: Tensor) -> Tensor:
-        return x.view(batch, width, num_heads, head).transpose(1, 2).reshape(batch * num_heads, width, head)
+        return x.view(batch, width, heads, head).transpose(1, 2).reshape(batch * heads, width, head)
 
-    values = t.view(batch, width, num_heads).transpose(1, 2).reshape(batch * num_heads, width)
+    values = t.view(batch, width, heads).transpose(1, 2).reshape(batch * heads, width)
     y: Tensor = _ScalarAttention.apply(by_head(q), by_head(k), values)
-    return torch.sigmoid(y.view(batch, num_heads, width).sum(dim=1) + constant)
+    return torch.sigmoid(y.view(batch, heads, width).sum(dim=1) + constant)
 
 
-def masked_reconstruction(feature: Tensor, mask: Tensor) -> Tensor:
-    """The reconstructed feature: feature * mask, the mask [B, d] broadcast over what follows the feature's width.
+def _attended(vector: Tensor, weights: MaskWeights, precision: str) -> tuple[Tensor, Tensor]:
+    """(y [G*B, H, d], constant [G]) by the Triton operator, from vector [G, B, d] and grouped weights."""
+    from .jit import mask as jit
+
+    groups, batch, width = vector.shape
+    heads, hidden = weights.num_heads, weights.hidden
+    head = hidden // heads
+    more = jit.padded_head(head) - head
+    extra = jit.padded_values(heads) - heads
+    dtype = torch.bfloat16 if precision == "bf16" else weights.embed_weight.dtype
+    scale = math.log2(math.e) / math.sqrt(head)
+    g, constant = weights.values()
+
+    def by_head(w: Tensor) -> Tensor:  # [G, h, ...] -> [G, H * padded, ...]
+        split = w.unflatten(1, (heads, head))
+        return pad(split, (0, 0) * (w.dim() - 2) + (0, more)).flatten(1, 2)
+
+    w_q, w_k = weights.in_proj_weight[:, :hidden], weights.in_proj_weight[:, hidden : 2 * hidden]
+    b_q = by_head(weights.in_proj_bias[:, :hidden] * scale)
+    columns = torch.cat([by_head(w_q * scale), by_head(w_k), pad(g, (0, 0, 0, extra))], dim=1).to(dtype)
+    bias = pad(b_q, (0, columns.shape[1] - b_q.shape[1])).to(dtype)
+    tokens = torch.baddbmm(
+        weights.embed_bias.to(dtype).unsqueeze(1), vector.to(dtype), weights.embed_weight.to(dtype).transpose(1, 2)
+    )
+    packed = torch.baddbmm(bias.unsqueeze(1), tokens.view(groups, batch * width, hidden), columns.transpose(1, 2))
+    y, _ = jit.scalar_attention(packed.view(groups * batch, width, columns.shape[1]), heads, head,
+                                "tf32" if precision == "bf16" else precision)  # fmt: skip
+    return y, constant
+
+
+def _precision(asked: str | None) -> str:
+    """What products of float32 are made of: torch's own switch, unless told."""
+    if asked is None:
+        return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    if asked not in PRECISIONS:
+        raise ValueError(f"precision={asked!r}: must be one of {', '.join(PRECISIONS)}, or None for torch's own switch")
+    return asked
+
+
+def mask_values(vector: Tensor, weights: MaskWeights, precision: str | None = None) -> Tensor:
+    """The mask in (0, 1) that a MaskNet gives a vector (paper, mask module).
 
     Args:
-        feature: [B, d] vectors, [B, d, H, W] maps or [B, S, d] token sequences.
+        vector: [B, d]; with grouped weights [G, B, d].
+        weights: see `MaskWeights`.
+        precision: "tf32" or "ieee" products of float32, or "bf16" arithmetic, of the Triton form; None follows
+            `torch.set_float32_matmul_precision`. The plain form computes in the weights' dtype.
+
+    Returns:
+        [B, d] or [G, B, d] mask, in the weights' dtype; differentiable once (a second derivative raises RuntimeError).
+
+    Raises:
+        ValueError: shapes, dtypes or precision that don't fit.
+    """
+    precision = _check(vector, weights, precision)
+    if not _triton(vector, weights):
+        return mask_values_reference(vector, weights)
+    grouped = vector if vector.dim() == 3 else vector.unsqueeze(0)
+    y, constant = _attended(grouped, weights.grouped(), precision)
+    logit = y.sum(dim=1).unflatten(0, grouped.shape[:2]) + constant.to(y.dtype).view(-1, 1, 1)
+    return torch.sigmoid(logit).view(vector.shape).to(weights.embed_weight.dtype)
+
+
+def masked_reconstruction(
+    feature: Tensor, weights: MaskWeights, vector: Tensor | None = None, precision: str | None = None
+) -> Tensor:
+    """The reconstructed feature: its mask times itself (paper, mask module).
+
+    Args:
+        feature: [B, d] vectors, [B, d, H, W] maps or [B, S, d] tokens; with grouped weights a leading G.
+        weights: see `MaskWeights`.
+        vector: [B, d], what the mask is computed from; None: the feature itself where it is a vector, else the mean
+            over its positions.
+        precision: see `mask_values`.
+
+    Returns:
+        Of the feature's shape and dtype.
+
+    Raises:
+        ValueError: shapes, dtypes or precision that don't fit.
+    """
+    lead = 2 if weights.embed_weight.dim() == 3 else 1
+    rest = feature.dim() - lead
+    if rest not in (1, 2, 3):
+        raise ValueError(f"feature: shape {list(feature.shape)}; must be [B, d], [B, d, H, W] or [B, S, d]")
+    if vector is None:
+        vector = feature if rest == 1 else feature.mean(dim=lead if rest == 2 else (-2, -1))
+    precision = _check(vector, weights, precision)
+    width = feature.shape[-1] if rest == 2 else feature.shape[lead]
+    if feature.shape[:lead] != vector.shape[:lead] or width != vector.shape[-1]:
+        raise ValueError(
+            f"feature: shape {list(feature.shape)} has no {vector.shape[-1]} features for a mask of "
+            f"{list(vector.shape)}"
+        )
+    if not _triton(vector, weights):
+        return apply_mask(feature, mask_values_reference(vector, weights))
+    from .jit import mask as jit
+
+    grouped = vector if lead == 2 else vector.unsqueeze(0)
+    y, constant = _attended(grouped, weights.grouped(), precision)
+    flat = feature.flatten(0, 1) if lead == 2 else feature
+    # as [instances, d, positions], without copying
+    if rest == 1:
+        out = jit.apply(y, constant, flat.unsqueeze(-1))[0].squeeze(-1)
+    elif rest == 2:
+        out = jit.apply(y, constant, flat.transpose(1, 2))[0].transpose(1, 2)
+    else:
+        out = jit.apply(y, constant, flat.flatten(2))[0].unflatten(2, flat.shape[2:])
+    return out.unflatten(0, feature.shape[:lead])
+
+
+def apply_mask(feature: Tensor, mask: Tensor) -> Tensor:
+    """feature * mask, the mask [..., d] broadcast over what follows the feature's width (before it: tokens).
+
+    Args:
+        feature: [B, d] vectors, [B, d, H, W] maps or [B, S, d] token sequences; or with the mask's own leading axes.
         mask: [B, d].
     """
-    if feature.dim() == 3:
-        return feature * mask.unsqueeze(1).to(feature.dtype)
-    return feature * mask.to(feature.dtype).reshape(mask.shape + (1,) * (feature.dim() - 2))
+    mask = mask.to(feature.dtype)
+    rest = feature.dim() - mask.dim()
+    if rest == 1:
+        return feature * mask.unsqueeze(-2)
+    return feature * mask.reshape(mask.shape + (1,) * rest)
+
+
+def _triton(vector: Tensor, weights: MaskWeights) -> bool:
+    return use_triton(vector, weights.embed_weight) and weights.hidden // weights.num_heads <= MAX_HEAD
+
+
+def _check(vector: Tensor, weights: MaskWeights, precision: str | None) -> str:
+    """The precision; raises ValueError, naming the argument, for what doesn't fit."""
+    check_floating("vector", vector)
+    check_floating("weights", weights.embed_weight)
+    grouped = weights.embed_weight.dim() == 3
+    width = weights.embed_weight.shape[-1]
+    if vector.dim() != (3 if grouped else 2) or vector.shape[-1] != width:
+        wanted = f"[{len(weights.embed_weight)}, B, {width}]" if grouped else f"[B, {width}]"
+        raise ValueError(f"vector: shape {list(vector.shape)}; must be {wanted}")
+    if grouped and len(vector) != len(weights.embed_weight):
+        raise ValueError(f"vector: {len(vector)} groups; the weights have {len(weights.embed_weight)}")
+    if weights.embed_weight.shape[-2] != width * weights.hidden or weights.hidden % weights.num_heads:
+        raise ValueError(
+            f"weights: embed_weight {list(weights.embed_weight.shape)}, hidden {weights.hidden}, heads "
+            f"{weights.num_heads}: must be [d*h, d] with d={width}, and heads a divisor of h"
+        )
+    return _precision(precision)

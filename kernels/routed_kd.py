@@ -1,20 +1,151 @@
-"""Distillation losses per instance, over one, several or a mixture of teachers.
+"""Distillation losses per instance, over one, several or a mixture of teachers, with the task loss beside them.
 
     KD_b(a <- r) = T^2 sum_c p_b[c] (log p_b[c] - log q_b[c]),  p = softmax(r / T), q = softmax(a / T)
 
-and for dense logits [B, C, H, W] the mean over the pixels. With several teachers per instance, either the mean of the
-chosen ones' losses, their weighted mean, or the loss against one mixture of their logits. All return [B]: the caller
-averages over the global batch.
+and for dense logits [B, C, H, W] the mean over the pixels. With several teachers per instance either the weighted sum of
+the chosen ones' losses, or the loss against one mixture of their logits. The gradients need no more than p and q:
+
+    dKD/da = T (sum_m w_m q - sum_m w_m p_m),   dKD/dw_m = KD_m,   dKD/dr_c = T p_c (log p_c - log q_c - KD / T^2)
+
+All return [B]: the caller averages over the global batch. -inf logits are classes that are left out (p log p = 0); NaN
+in an instance's logits makes its loss NaN and leaves the others alone.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from .launch import check_floating, check_indices, use_triton, wide
 
-def _wide(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+@dataclass(frozen=True)
+class Distilled:
+    """Losses of a batch.
+
+    Attributes:
+        loss: [B] kd_scale * kd + task_scale * task, differentiable.
+        kd: [B] distillation loss, for reports: no gradient.
+        task: [B] cross entropy with the label (dense: the sum over the labelled pixels), for reports.
+    """
+
+    loss: Tensor
+    kd: Tensor
+    task: Tensor
+
+
+def kd_reference(learner: Tensor, reference: Tensor, temperature: float) -> Tensor:
+    """KD(learner <- reference) [B] in plain PyTorch."""
+    acc = wide(torch.promote_types(learner.dtype, reference.dtype))
+    log_q = (learner.to(acc) / temperature).log_softmax(dim=1)
+    log_p = (reference.to(acc) / temperature).log_softmax(dim=1)
+    # p = 0 where a masked class has -inf in the reference: 0 * (-inf - x) counts as 0, as in KL
+    p = log_p.exp()
+    nothing = p == 0
+    gap = torch.where(nothing, 0.0, log_p) - torch.where(nothing, 0.0, log_q)
+    rows = (p * gap).sum(dim=1) * temperature**2
+    return rows.flatten(1).mean(dim=1) if rows.dim() > 1 else rows
+
+
+def distillation_loss_reference(
+    student: Tensor,
+    teachers: Tensor,
+    indices: Tensor | None = None,
+    weights: Tensor | None = None,
+    label: Tensor | None = None,
+    rows: Tensor | None = None,
+    temperature: float = 4.0,
+    mixture: bool = False,
+    kd_scale: Tensor | None = None,
+    task_scale: Tensor | None = None,
+    ignore_index: int = -100,
+) -> Distilled:
+    """`distillation_loss` in plain PyTorch."""
+    acc = wide(torch.promote_types(student.dtype, teachers.dtype))
+    at = torch.arange(len(student), device=student.device) if rows is None else rows
+    if indices is None:
+        chosen = [teachers[at, m] for m in range(teachers.shape[1])]
+    else:
+        chosen = [teachers[at, indices[:, i]] for i in range(indices.shape[1])]
+    if weights is None:
+        weights = student.new_full((len(student), len(chosen)), 1.0 / len(chosen), dtype=acc)
+    weights = weights.to(acc)
+    if mixture:
+        logits = torch.stack(chosen, dim=1).to(acc)
+        kd = kd_reference(student, torch.einsum("bm,bm...->b...", weights, logits), temperature)
+    else:
+        kd = (torch.stack([kd_reference(student, z, temperature) for z in chosen], dim=1) * weights).sum(dim=1)
+    loss = kd if kd_scale is None else kd * kd_scale.to(acc)
+    task = torch.zeros_like(kd)
+    if label is not None:
+        task = F.cross_entropy(student.to(acc), label, ignore_index=ignore_index, reduction="none")
+        task = task.flatten(1).sum(dim=1) if task.dim() > 1 else task
+        loss = loss + (task if task_scale is None else task * task_scale.to(acc))
+    return Distilled(loss, kd.detach(), task.detach())
+
+
+def distillation_loss(
+    student: Tensor,
+    teachers: Tensor,
+    indices: Tensor | None = None,
+    weights: Tensor | None = None,
+    label: Tensor | None = None,
+    rows: Tensor | None = None,
+    temperature: float = 4.0,
+    mixture: bool = False,
+    kd_scale: Tensor | None = None,
+    task_scale: Tensor | None = None,
+    ignore_index: int = -100,
+) -> Distilled:
+    """KD to chosen teachers and cross entropy with the label; on a GPU loss and gradient in one launch.
+
+    Args:
+        student: [B, C] or [B, C, H, W] logits of any floating dtype; computed in float32 or wider.
+        teachers: [B, M, C] or [B, M, C, H, W] logits: constants. With `rows`, a table [N, M, C, ...] of a data set.
+        indices: [B, K] int64 in [0, M), the chosen teachers; None: all.
+        weights: [B, K] what each chosen teacher counts, differentiable; None: 1/K each.
+        label: [B] or [B, H, W] int64; None: no task loss. Positions with `ignore_index` don't count in it.
+        rows: [B] int64, the instances' positions in the table.
+        temperature: T > 0.
+        mixture: one loss to the weighted sum of the teachers' logits in place of the weighted sum of losses; needs
+            indices=None.
+        kd_scale, task_scale: [B] factors of the two losses; None: 1. Batch weights belong here rather than outside:
+            the gradient then leaves the kernel ready.
+
+    Raises:
+        ValueError: shapes, dtypes, devices, T or indices that don't fit.
+    """
+    _check(student, teachers, indices, weights, label, rows, temperature, mixture, kd_scale, task_scale)
+    tensors = (student, teachers, indices, weights, label, rows, kd_scale, task_scale)
+    if not use_triton(*tensors):
+        return distillation_loss_reference(
+            student, teachers.detach(), indices, weights, label, rows, temperature, mixture, kd_scale, task_scale,
+            ignore_index,
+        )  # fmt: skip
+    return _operator(student, teachers.detach(), indices, weights, label, rows, temperature, mixture, kd_scale,
+                     task_scale, ignore_index)  # fmt: skip
+
+
+def _operator(
+    student: Tensor, teachers: Tensor, indices: Tensor | None, weights: Tensor | None, label: Tensor | None,
+    rows: Tensor | None, temperature: float, mixture: bool, kd_scale: Tensor | None, task_scale: Tensor | None,
+    ignore_index: int,
+) -> Distilled:  # fmt: skip
+    from .jit import kd as jit
+
+    if student.dim() == 4:
+        student, teachers = student.flatten(2), teachers.flatten(3)
+        label = label.flatten(1) if label is not None else None
+    recording = torch.is_grad_enabled()
+    loss, kd, task, *_ = jit.distil(
+        student, teachers, rows, indices, weights, label, kd_scale, task_scale, float(temperature), mixture,
+        ignore_index, recording and student.requires_grad,
+        recording and weights is not None and weights.requires_grad, recording and teachers.requires_grad,
+    )  # fmt: skip
+    return Distilled(loss, kd, task)
 
 
 def kd_rows(learner: Tensor, reference: Tensor, temperature: float = 4.0) -> Tensor:
@@ -27,16 +158,13 @@ def kd_rows(learner: Tensor, reference: Tensor, temperature: float = 4.0) -> Ten
     Returns:
         [B] losses; gradients flow into both arguments.
     """
-    if temperature <= 0:
-        raise ValueError(f"temperature={temperature}: must be positive")
     if learner.shape != reference.shape:
         raise ValueError(f"learner {tuple(learner.shape)} and reference {tuple(reference.shape)} must have one shape")
-    log_q = (_wide(learner) / temperature).log_softmax(dim=1)
-    log_p = (_wide(reference) / temperature).log_softmax(dim=1)
-    # p = 0 where a masked class has -inf in the reference: 0 * (-inf - x) counts as 0, as in KL
-    terms = torch.where(log_p == -torch.inf, 0.0, log_p.exp() * (log_p - log_q))
-    rows = terms.sum(dim=1) * temperature**2
-    return rows.flatten(1).mean(dim=1) if rows.dim() > 1 else rows
+    teachers = reference.unsqueeze(1)
+    _check(learner, teachers, None, None, None, None, temperature, False, None, None)
+    if not use_triton(learner, reference):
+        return kd_reference(learner, reference, temperature)
+    return _operator(learner, teachers, None, None, None, None, temperature, False, None, None, -100).loss
 
 
 def routed_kd_loss(
@@ -45,33 +173,67 @@ def routed_kd_loss(
     indices: Tensor,
     weights: Tensor | None = None,
     temperature: float = 4.0,
+    rows: Tensor | None = None,
 ) -> Tensor:
-    """Mean (or weighted) KD of each instance to its chosen teachers (method, L_kd of stage 3).
-
-    Args:
-        student: [B, C] or [B, C, H, W] logits.
-        teachers: [B, M, C] or [B, M, C, H, W] logits, treated as constants.
-        indices: [B, K] int64 in [0, M).
-        weights: [B, K] weights of the chosen teachers, differentiable; None means 1/K each.
+    """Mean (or weighted) KD of each instance to its chosen teachers (method, L_kd of stage 3); see `distillation_loss`.
 
     Returns:
         [B] losses.
     """
-    num_chosen = indices.shape[1]
-    rows = torch.arange(indices.shape[0], device=indices.device)
-    parts = [kd_rows(student, teachers[rows, indices[:, i]].detach(), temperature) for i in range(num_chosen)]
-    losses = torch.stack(parts, dim=1)
-    return losses.mean(dim=1) if weights is None else (losses * weights).sum(dim=1)
+    return distillation_loss(student, teachers, indices, weights, rows=rows, temperature=temperature).loss
 
 
-def mixed_kd_rows(student: Tensor, teachers: Tensor, weights: Tensor, temperature: float = 4.0) -> Tensor:
+def mixed_kd_rows(
+    student: Tensor, teachers: Tensor, weights: Tensor, temperature: float = 4.0, rows: Tensor | None = None
+) -> Tensor:
     """KD of each instance to the weighted sum of all teachers' logits (method, the soft rule).
 
     Args:
-        student: [B, C] or [B, C, H, W] logits.
-        teachers: [B, M, C] or [B, M, C, H, W] logits, treated as constants.
-        weights: [B, M], differentiable.
+        weights: [B, M], differentiable. The others as in `distillation_loss`.
+
+    Returns:
+        [B] losses.
     """
-    weights = weights.to(_wide(teachers).dtype)
-    mixture = torch.einsum("bm,bm...->b...", weights, _wide(teachers).detach())
-    return kd_rows(student, mixture, temperature)
+    return distillation_loss(
+        student, teachers, None, weights, rows=rows, temperature=temperature, mixture=True
+    ).loss
+
+
+def _check(
+    student: Tensor, teachers: Tensor, indices: Tensor | None, weights: Tensor | None, label: Tensor | None,
+    rows: Tensor | None, temperature: float, mixture: bool, kd_scale: Tensor | None, task_scale: Tensor | None,
+) -> None:  # fmt: skip
+    """Raise ValueError, naming the argument, for what doesn't fit."""
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature}: must be positive")
+    check_floating("student", student)
+    check_floating("teachers", teachers)
+    if student.dim() not in (2, 4):
+        raise ValueError(f"student: shape {list(student.shape)}; must be [B, C] or [B, C, H, W]")
+    batch, table = len(student), len(teachers) if teachers.dim() else 0
+    tail = student.shape[1:]
+    if teachers.dim() != student.dim() + 1 or teachers.shape[2:] != tail or (rows is None and table != batch):
+        first = "N" if rows is not None else batch
+        wanted = f"[{first}, M, {', '.join(str(n) for n in tail)}]"
+        raise ValueError(f"teachers: shape {list(teachers.shape)}; must be {wanted} for this student")
+    num_teachers = teachers.shape[1]
+    if num_teachers < 1:
+        raise ValueError("teachers: there is none; the second axis counts them")
+    if mixture and indices is not None:
+        raise ValueError("indices: a mixture is of all teachers; leave indices out and give weights")
+    chosen = num_teachers if indices is None else (indices.shape[1] if indices.dim() == 2 else 0)
+    for name, x, shape, kind in (
+        ("indices", indices, [batch, chosen], "int64"), ("weights", weights, [batch, chosen], "floating"),
+        ("label", label, [batch, *tail[1:]], "int64"), ("rows", rows, [batch], "int64"),
+        ("kd_scale", kd_scale, [batch], "floating"), ("task_scale", task_scale, [batch], "floating"),
+    ):  # fmt: skip
+        if x is None:
+            continue
+        if list(x.shape) != shape or (name == "indices" and chosen < 1):
+            raise ValueError(f"{name}: shape {list(x.shape)}; must be {shape}")
+        if (x.dtype != torch.int64) if kind == "int64" else not x.is_floating_point():
+            raise ValueError(f"{name}: dtype {x.dtype}; must be {kind}")
+    if indices is not None:
+        check_indices("indices", indices, num_teachers)
+    if rows is not None:
+        check_indices("rows", rows, table)

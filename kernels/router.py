@@ -6,16 +6,31 @@
     CV    = std(imp) / mean(imp),  imp_m = sum_b r_bm, unbiased std
 
 rbar enters through its logarithm, taken by logsumexp over the batch, so that a teacher whose probability underflows
-for every instance (a starved teacher) still gives a finite loss and gradient.
+for every instance (a starved teacher) still gives a finite loss and gradient. Backward, with G_m the gradient at
+log sum_b r_bm and g an outer gradient on log r:
+
+    v_bm = g_bm + r_bm / sum_b r_bm * G_m,    dL/dlogits_bm = v_bm - r_bm sum_n v_bn
+
+What is undefined elsewhere is defined here: -inf logits are teachers that are never chosen before finite ones; a row
+with NaN gives NaN probabilities and the indices 0..k-1; without counted instances the loss is 0.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
+
+from .launch import check_floating, use_triton, wide
+
+BALANCES = ("", "KL", "CV")
+MAX_K = 16
+MAX_TEACHERS = 1024
+# Stands for log 0: far below any logarithm of a float, and differences with it stay finite.
+LOWEST = -1e30
 
 
 @dataclass(frozen=True)
@@ -23,27 +38,27 @@ class Routing:
     """What a router decided for a batch.
 
     Attributes:
-        log_probs: [B, M] log-probabilities over the specialised teachers, differentiable.
+        log_probs: [B, M] log-probabilities over the specialised teachers, differentiable; float32 or wider.
         indices: [B, K] int64, the chosen teachers, most probable first.
+        log_sums: [M] log of the probabilities' sum over the counted instances, differentiable.
+        counts: [M] int64, how often each teacher was chosen by a counted instance.
+        balance: the load-balance loss, differentiable, where one was asked for.
     """
 
     log_probs: Tensor
     indices: Tensor
+    log_sums: Tensor
+    counts: Tensor
+    balance: Tensor | None = None
 
     @property
     def probs(self) -> Tensor:
         """[B, M] probabilities."""
         return self.log_probs.exp()
 
-    def counts(self, weight: Tensor | None = None) -> Tensor:
-        """[M] how often each teacher was chosen; `weight` [B] leaves padded instances out."""
-        num_teachers = self.log_probs.shape[1]
-        ones = torch.ones_like(self.indices, dtype=torch.float64)
-        if weight is not None:
-            ones = ones * weight.to(torch.float64).unsqueeze(1)
-        return torch.zeros(num_teachers, dtype=torch.float64, device=self.indices.device).index_add_(
-            0, self.indices.reshape(-1), ones.reshape(-1)
-        )
+    def choosing(self, indices: Tensor, weight: Tensor | None = None) -> Routing:
+        """The same probabilities with other teachers [B, K] chosen."""
+        return replace(self, indices=indices, counts=count(indices, self.log_probs.shape[1], weight))
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
@@ -58,43 +73,109 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     return scores.detach().sort(dim=-1, descending=True, stable=True).indices[..., :k]
 
 
-def route(logits: Tensor, k: int) -> Routing:
-    """Route each instance to its k most probable teachers (paper, section 3.4).
+def count(indices: Tensor, num_teachers: int, weight: Tensor | None = None) -> Tensor:
+    """[M] int64, how often each teacher is among the indices [B, K] of instances with a positive weight [B]."""
+    counted = torch.ones_like(indices[:, :1]) if weight is None else (weight > 0).to(torch.int64).unsqueeze(1)
+    ones = counted.expand_as(indices).reshape(-1)
+    zeros = torch.zeros(num_teachers, dtype=torch.int64, device=indices.device)
+    return zeros.index_add_(0, indices.reshape(-1), ones)
+
+
+def route_reference(logits: Tensor, k: int, weight: Tensor | None = None, balance: str = "") -> Routing:
+    """`route` in plain PyTorch."""
+    log_probs = logits.to(wide(logits.dtype)).log_softmax(dim=-1)
+    level = log_probs.clamp(min=LOWEST)
+    if weight is None:
+        total: float | Tensor = float(len(logits))
+    else:
+        weight = weight.to(log_probs.dtype)
+        counted = weight > 0
+        level = level + torch.where(counted, weight, 1.0).log().unsqueeze(1)
+        level = level.masked_fill(~counted.unsqueeze(1), LOWEST)
+        total = weight.sum()
+    log_sums = level.logsumexp(dim=0).clamp(min=LOWEST)
+    indices = top_k(log_probs, k)
+    loss = balance_from_sums(log_sums, total, balance) if balance else None
+    return Routing(log_probs, indices, log_sums, count(indices, logits.shape[1], weight), loss)
+
+
+def route(logits: Tensor, k: int, weight: Tensor | None = None, balance: str = "") -> Routing:
+    """Route each instance to its k most probable teachers (paper, section 3.4); on a GPU one launch each way.
 
     Args:
-        logits: [B, M] floating point router logits.
-        k: teachers per instance, 1 <= k <= M.
+        logits: [B, M] floating point router logits, M <= 1,024.
+        k: teachers per instance, 1 <= k <= min(M, 16).
+        weight: [B] >= 0, what each instance counts in sums and counts (0: padding); None means 1.
+        balance: "KL" or "CV" to have the load-balance loss of this batch as well.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
-    log_probs = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    log_probs = log_probs.log_softmax(dim=-1)
-    return Routing(log_probs=log_probs, indices=top_k(log_probs, k))
+    check_floating("logits", logits)
+    if logits.dim() != 2:
+        raise ValueError(f"logits: shape {list(logits.shape)}; must be [instances, teachers]")
+    num_teachers = logits.shape[1]
+    if not 1 <= num_teachers <= MAX_TEACHERS:
+        raise ValueError(f"logits: {num_teachers} teachers; must be between 1 and {MAX_TEACHERS}")
+    if not 1 <= k <= min(num_teachers, MAX_K):
+        raise ValueError(f"k={k}: must be between 1 and {min(num_teachers, MAX_K)} ({num_teachers} teachers)")
+    if balance not in BALANCES:
+        raise ValueError(f"load balance {balance!r}: must be 'KL' or 'CV'")
+    if weight is not None and weight.shape != logits.shape[:1]:
+        raise ValueError(f"weight: shape {list(weight.shape)}; must be [{logits.shape[0]}], one per instance")
+    if not use_triton(logits, weight):
+        return route_reference(logits, k, weight, balance)
+    from .jit import router as jit
+
+    log_probs, indices, log_sums, counts, loss = jit.route(logits, weight, k, balance)
+    return Routing(log_probs, indices, log_sums, counts, loss if balance else None)
 
 
-def balance_from_sums(log_sums: Tensor, total: float, mode: str) -> Tensor:
+def balance_from_sums(log_sums: Tensor, total: float | Tensor, mode: str) -> Tensor:
     """Load-balance loss from the batch sums of the probabilities.
 
     Args:
         log_sums: [M] log of sum_b r_bm. Splitting the loss here makes it exact under data parallelism: the M sums are
             reduced over the ranks before this half.
-        total: number of instances in the sums.
+        total: number of instances in the sums, or their weight; 0 gives the loss 0.
         mode: "KL" or "CV".
 
     Raises:
         ValueError: unknown mode.
     """
     num_teachers = log_sums.shape[0]
+    if mode not in BALANCES[1:]:
+        raise ValueError(f"load balance {mode!r}: must be 'KL' or 'CV'")
+    amount = torch.as_tensor(total, dtype=log_sums.dtype, device=log_sums.device)
+    nobody = amount == 0
+    log_sums = torch.where(nobody, 0.0, log_sums)
     if mode == "KL":
-        log_mean = log_sums - math.log(total)
+        log_mean = log_sums - torch.where(nobody, 1.0 / num_teachers, amount).log()
         uniform = 1.0 / num_teachers
-        return (uniform * (math.log(uniform) - log_mean)).sum() / num_teachers
-    if mode == "CV":
-        if num_teachers == 1:
-            return log_sums.sum() * 0.0
+        loss = (uniform * (math.log(uniform) - log_mean)).sum() / num_teachers
+    elif num_teachers == 1:
+        loss = log_sums.sum() * 0.0
+    else:
         importance = log_sums.exp()
-        return importance.std(unbiased=True) / importance.mean()
-    raise ValueError(f"load balance {mode!r}: must be 'KL' or 'CV'")
+        loss = importance.std(unbiased=True) / importance.mean()
+    return torch.where(nobody, 0.0, loss)
 
 
 def load_balance(log_probs: Tensor, mode: str = "KL") -> Tensor:
     """Load-balance loss of a batch of routing log-probabilities [B, M]; a scalar (method, stage 3)."""
     return balance_from_sums(log_probs.logsumexp(dim=0), float(log_probs.shape[0]), mode)
+
+
+def gate(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """Two Linears with nothing between them (paper, GateNet), as one affine map where that takes fewer operations.
+
+    Both pairs of parameters keep their own gradients: with W = W2 W1, b = W2 b1 + b2 and dW, db the gradients of the
+    one map, dW1 = W2' dW, db1 = W2' db, dW2 = dW W1' + db b1', db2 = db. 2BCM + 4MC^2 operations in place of
+    4BC^2 + 4BCM for B rows, C classes, M teachers.
+
+    Args:
+        x: [B, C]; weight1 [2C, C], bias1 [2C], weight2 [M, 2C], bias2 [M].
+    """
+    if len(x) > 2 * len(weight2) and x.shape[1] >= 64:
+        return linear(x, weight2 @ weight1, weight2 @ bias1 + bias2)
+    return linear(linear(x, weight1, bias1), weight2, bias2)

@@ -16,6 +16,17 @@ def kd(learner: Tensor, reference: Tensor, batch: Batch, temperature: float = 4.
     return batch.mean(kd_rows(learner, reference, temperature))
 
 
+def task_scale(batch: Batch, dtype: torch.dtype, dense: bool, ignore_index: int | None = None) -> Tensor:
+    """[B] what an instance's cross entropy (dense: its sum over the labelled pixels) counts in the mean over the
+    labelled instances (or pixels) of the global batch."""
+    if not dense and ignore_index is None:
+        return batch.scale(dtype)
+    ignore = -100 if ignore_index is None else ignore_index
+    weight = batch.weight.view(-1, *(1,) * (batch.label.dim() - 1))
+    counted = ranks.total(((batch.label != ignore) * weight).sum()).clamp(min=1.0)
+    return batch.weight.to(dtype) / counted * (ranks.world_size() * batch.share)
+
+
 def task(logits: Tensor, batch: Batch, ignore_index: int | None = None) -> Tensor:
     """Cross entropy with the labels, averaged over the labelled instances (or pixels) of the global batch.
 
@@ -24,21 +35,19 @@ def task(logits: Tensor, batch: Batch, ignore_index: int | None = None) -> Tenso
         ignore_index: a label that doesn't count.
     """
     ignore = -100 if ignore_index is None else ignore_index
-    losses = F.cross_entropy(
-        logits.float() if logits.dtype != torch.float64 else logits, batch.label, ignore_index=ignore, reduction="none"
-    )
-    if batch.label.dim() == 1 and ignore_index is None:
-        return batch.mean(losses)
-    weight = batch.weight.view(-1, *(1,) * (losses.dim() - 1)).to(losses.dtype)
-    counted = ranks.total(((batch.label != ignore) * weight).sum()).clamp(min=1.0)
-    return (losses * weight).sum() / counted * ranks.world_size() * batch.share
+    logits = logits.float() if logits.dtype != torch.float64 else logits
+    losses = F.cross_entropy(logits, batch.label, ignore_index=ignore, reduction="none")
+    losses = losses.flatten(1).sum(dim=1) if losses.dim() > 1 else losses
+    return (losses * task_scale(batch, losses.dtype, logits.dim() > 2, ignore_index)).sum()
 
 
 def balance(routing: Routing, batch: Batch, mode: str) -> Tensor:
-    """Load balance of the global batch: the ranks' sums of probabilities are reduced first (method, L_lb)."""
-    log_probs = routing.log_probs
-    # padding gets a large negative number, not -inf: a rank that holds nothing else keeps a finite gradient
-    out = torch.finfo(log_probs.dtype).min / 4
-    log_probs = log_probs.masked_fill((batch.weight == 0).unsqueeze(1), out)
-    log_sums = ranks.log_sum_over_ranks(log_probs.logsumexp(dim=0))
+    """Load balance of the global batch: the ranks' sums of probabilities are reduced first (method, L_lb).
+
+    Args:
+        routing: made with the batch's weight.
+    """
+    if ranks.world_size() == 1 and routing.balance is not None:
+        return routing.balance * batch.share
+    log_sums = ranks.log_sum_over_ranks(routing.log_sums)
     return balance_from_sums(log_sums, batch.instances, mode) * batch.share

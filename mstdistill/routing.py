@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import ConfigError
-from .kernels import Routing, mixed_kd_rows, route, routed_kd_loss
+from .kernels import Distilled, Routing, distillation_loss, gate, route
 from .kernels.router import top_k
 
 RULES = ("topk-mean", "topk-weighted", "soft", "random", "fixed")
@@ -24,8 +24,7 @@ class Router(nn.Module):
         self.fc2 = nn.Linear(2 * num_classes, num_teachers)
 
     def forward(self, logits: Tensor) -> Tensor:
-        scores: Tensor = self.fc2(self.fc1(logits))
-        return scores
+        return gate(logits, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
 
 
 class DenseRouter(nn.Module):
@@ -92,14 +91,16 @@ class RoutingRule:
                 "loss; use rule topk-weighted or soft, or signal task"
             )
 
-    def select(self, router_logits: Tensor, index: Tensor, epoch: int) -> Routing:
-        """Routing of a batch: router_logits [B, M], index [B] positions in the data set."""
-        routing = route(router_logits, self.k)
+    def select(
+        self, router_logits: Tensor, index: Tensor, epoch: int, weight: Tensor | None = None, balance: str = ""
+    ) -> Routing:
+        """Routing of a batch: router_logits [B, M], index [B] positions in the data set, weight [B] 0 for padding."""
+        routing = route(router_logits, self.k, weight, balance)
         if self.name == "random":
             draws = _hash_uniform(index, router_logits.shape[1], self.seed * 100_003 + epoch)
-            return Routing(routing.log_probs, top_k(draws, self.k))
+            return routing.choosing(top_k(draws, self.k), weight)
         if self.name == "fixed":
-            return Routing(routing.log_probs, torch.full_like(routing.indices[:, :1], self.fixed))
+            return routing.choosing(torch.full_like(routing.indices[:, :1], self.fixed), weight)
         return routing
 
     def shares(self, routing: Routing, weight: Tensor) -> Tensor:
@@ -109,21 +110,36 @@ class RoutingRule:
         """
         if self.name == "soft":
             return (routing.probs.detach() * weight.unsqueeze(1)).sum(dim=0)
-        return routing.counts(weight) / routing.indices.shape[1]
+        return routing.counts.to(torch.float64) / routing.indices.shape[1]
 
-    def distillation(self, student: Tensor, teachers: Tensor, routing: Routing, temperature: float) -> Tensor:
-        """Distillation loss per instance [B]; the teachers [B, M, C, ...] are constants."""
+    def distillation(
+        self,
+        student: Tensor,
+        teachers: Tensor,
+        routing: Routing,
+        temperature: float,
+        *,
+        rows: Tensor | None = None,
+        label: Tensor | None = None,
+        kd_scale: Tensor | None = None,
+        task_scale: Tensor | None = None,
+        ignore_index: int | None = None,
+    ) -> Distilled:
+        """Distillation and task loss per instance [B]; the teachers [B, M, C, ...] are constants, or with `rows` a
+        table [N, M, C, ...] of them. The other arguments are those of `kernels.distillation_loss`."""
+        learns = self.signal in ("distill", "both")
+        indices: Tensor | None = routing.indices
+        weights = None
         if self.name == "soft":
-            weights = routing.probs
-            if self.signal not in ("distill", "both"):
-                weights = weights.detach()
-            return mixed_kd_rows(student, teachers, weights, temperature)
-        if self.name == "topk-weighted":
-            chosen = routing.log_probs.gather(1, routing.indices).softmax(dim=1)
-            if self.signal not in ("distill", "both"):
-                chosen = chosen.detach()
-            return routed_kd_loss(student, teachers, routing.indices, chosen, temperature)
-        return routed_kd_loss(student, teachers, routing.indices, None, temperature)
+            indices, weights = None, routing.probs
+        elif self.name == "topk-weighted":
+            weights = routing.log_probs.gather(1, routing.indices).softmax(dim=1)
+        if weights is not None and not learns:
+            weights = weights.detach()
+        return distillation_loss(
+            student, teachers, indices, weights, label, rows, temperature, self.name == "soft", kd_scale, task_scale,
+            -100 if ignore_index is None else ignore_index,
+        )  # fmt: skip
 
     def task_signal(self, teachers: Tensor, label: Tensor, routing: Routing) -> Tensor:
         """-log sum_m r_m p_m(y) per instance [B]: trains the router towards teachers that are right there.

@@ -28,7 +28,7 @@ def test_every_rule_gives_a_loss_per_instance(name: str, dense: bool) -> None:
     rule = RoutingRule(name, k=2)
     rule.check(3)
     routing = rule.select(router(student), index, 0)
-    loss = rule.distillation(student, teachers, routing, 4.0)
+    loss = rule.distillation(student, teachers, routing, 4.0).loss
     assert loss.shape == (12,)
     assert (loss > 0).all()
 
@@ -41,7 +41,7 @@ def test_router_learns_from_distillation_where_asked(name: str, signal: str, lea
     student, teachers, _, index = problem()
     router = Router(4, 3)
     rule = RoutingRule(name, k=2, signal=signal)
-    loss = rule.distillation(student, teachers, rule.select(router(student), index, 0), 4.0).sum()
+    loss = rule.distillation(student, teachers, rule.select(router(student), index, 0), 4.0).loss.sum()
     assert loss.requires_grad is learns  # nothing but the router could need a gradient here
     if learns:
         loss.backward()
@@ -103,10 +103,10 @@ def test_padded_instances_do_not_balance() -> None:
     padded = Batch({}, torch.zeros(6), torch.arange(6), weight, 4.0)
     plain = Batch({}, torch.zeros(4), torch.arange(4), torch.ones(4), 4.0)
     for mode in ("KL", "CV"):
-        with_padding = balance(rule.select(log_probs, padded.index, 0), padded, mode)
-        without = balance(rule.select(log_probs[:4], plain.index, 0), plain, mode)
+        with_padding = balance(rule.select(log_probs, padded.index, 0, weight), padded, mode)
+        without = balance(rule.select(log_probs[:4], plain.index, 0, balance=mode), plain, mode)
         assert torch.allclose(with_padding, without)
-    counts = rule.select(log_probs, padded.index, 0).counts(weight)
+    counts = rule.select(log_probs, padded.index, 0, weight).counts
     assert counts.sum() == 4
 
 

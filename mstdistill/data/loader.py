@@ -48,6 +48,10 @@ class Batch:
         """Instances of this micro-batch over all ranks, padding left out."""
         return self.normaliser * ranks.world_size() * self.share
 
+    def scale(self, dtype: torch.dtype) -> Tensor:
+        """[B] what each instance counts in the mean over the global batch."""
+        return self.weight.to(dtype) / self.normaliser
+
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the global batch of values [B]."""
         return (values * self.weight.to(values.dtype)).sum() / self.normaliser

@@ -19,14 +19,21 @@ class LogitSource:
     """Where a stage gets constant logits.
 
     Attributes:
-        gather: from a batch on the device to logits, without gradient.
+        look: from a batch on the device to logits without gradient: either (logits [B, M, C, ...], None), or a table
+            of the whole split [N, M, C, ...] with the batch's rows [B] in it.
         modalities: what a batch must hold for it: nothing when they come from a table.
         about: one line for people.
     """
 
-    gather: Callable[[Batch], Tensor]
+    look: Callable[[Batch], tuple[Tensor, Tensor | None]]
     modalities: tuple[str, ...]
     about: str
+
+    def gather(self, batch: Batch) -> Tensor:
+        """Logits [B, M, C, ...] of the batch, in float32 or float64."""
+        logits, rows = self.look(batch)
+        logits = logits if rows is None else logits[rows]
+        return logits.float() if logits.dtype == torch.float16 else logits
 
 
 def constant_logits(
@@ -57,7 +64,7 @@ def constant_logits(
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def falls_back(why: str) -> LogitSource:
-        return LogitSource(live, tuple(modalities), f"live: {why}")
+        return LogitSource(lambda batch: (live(batch), None), tuple(modalities), f"live: {why}")
 
     if settings.mode == "never":
         return falls_back("distill.cache.mode=never")
@@ -79,7 +86,7 @@ def constant_logits(
         with experiment.screen.task(f"cache {name}", steps) as bar:
             found = build_cache(folder, expected, live, loader, accelerator.device, dtype, bar.advance)
     about = f"table of {list(found.shape)} {dtype}, {size / 1e6:.1f} MB"
-    return LogitSource(lambda batch: found.gather(batch.index), (), about)
+    return LogitSource(lambda batch: found.look(batch.index), (), about)
 
 
 def _choose(settings: CacheSettings, count: int, row: Tensor) -> tuple[str, int]:

@@ -84,21 +84,26 @@ class Distill:
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         recipe, weights = self.experiment.recipe, self.experiment.recipe.distill.weights
+        ignore = self.experiment.task.ignore_index
         student, scores = module(batch.inputs[self.experiment.target])
-        teachers = self.teachers.gather(batch)
-        routing = self.rule.select(scores, batch.index, epoch)
+        teachers, rows = self.teachers.look(batch)
+        routing = self.rule.select(scores, batch.index, epoch, batch.weight, recipe.routing.balance)
+        dtype = routing.log_probs.dtype
+        share = batch.scale(dtype)
+        task_share = losses.task_scale(batch, dtype, self.experiment.dense, ignore)
+        found = self.rule.distillation(
+            student, teachers, routing, recipe.temperature, rows=rows, label=batch.label,
+            kd_scale=share * decayed(weights.kd, weights.kd_decay, epoch), task_scale=task_share * weights.task,
+            ignore_index=ignore,
+        )  # fmt: skip
         parts = {
-            "task": losses.task(student, batch, self.experiment.task.ignore_index),
-            "kd": batch.mean(self.rule.distillation(student, teachers, routing, recipe.temperature)),
+            "task": (found.task * task_share).sum(),
+            "kd": (found.kd * share).sum(),
             "balance": losses.balance(routing, batch, recipe.routing.balance),
         }
-        loss = (
-            weights.task * parts["task"]
-            + decayed(weights.kd, weights.kd_decay, epoch) * parts["kd"]
-            + decayed(weights.balance, weights.balance_decay, epoch) * parts["balance"]
-        )
+        loss = found.loss.sum() + decayed(weights.balance, weights.balance_decay, epoch) * parts["balance"]
         if self.rule.signal in ("task", "both"):
-            parts["router"] = batch.mean(self.rule.task_signal(teachers, batch.label, routing))
+            parts["router"] = batch.mean(self.rule.task_signal(self.teachers.gather(batch), batch.label, routing))
             loss = loss + weights.router * parts["router"]
         parts["share"] = self.rule.shares(routing, batch.weight) / batch.normaliser
         return {"loss": loss, **parts}

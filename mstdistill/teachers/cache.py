@@ -61,20 +61,25 @@ class LogitCache:
     def __len__(self) -> int:
         return int(self.shape[0])
 
+    def look(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Where the rows of these positions [B] are: the table [N, M, C, ...] on its device and the positions there,
+        or, where the table stays on disk, the rows themselves [B, M, C, ...] and None."""
+        if self._resident is not None:
+            return self._resident, index.to(self.device)
+        wanted = index.cpu().numpy()
+        first = self._parts[0]
+        values = np.empty((len(wanted), *first.shape[1:]), dtype=first.dtype)
+        owner = np.searchsorted(self._starts, wanted, side="right") - 1
+        for number, part in enumerate(self._parts):
+            here = owner == number
+            values[here] = part[wanted[here] - self._starts[number]]
+        return torch.from_numpy(values).to(self.device, non_blocking=True), None
+
     def gather(self, index: Tensor) -> Tensor:
         """Rows [B, M, C, ...] of these positions [B], in float32 or float64, on the cache's device."""
-        if self._resident is not None:
-            rows = self._resident[index.to(self.device)]
-        else:
-            wanted = index.cpu().numpy()
-            first = self._parts[0]
-            values = np.empty((len(wanted), *first.shape[1:]), dtype=first.dtype)
-            owner = np.searchsorted(self._starts, wanted, side="right") - 1
-            for number, part in enumerate(self._parts):
-                here = owner == number
-                values[here] = part[wanted[here] - self._starts[number]]
-            rows = torch.from_numpy(values).to(self.device, non_blocking=True)
-        return rows.float() if rows.dtype == torch.float16 else rows
+        table, rows = self.look(index)
+        values = table if rows is None else table[rows]
+        return values.float() if values.dtype == torch.float16 else values
 
 
 def open_cache(folder: Path, expected: str, device: torch.device) -> tuple[LogitCache | None, str]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..kernels import mask_values, masked_reconstruction
+from ..kernels import MaskWeights, mask_values, masked_reconstruction
 
 
 class _MaskBase(nn.Module):
@@ -29,33 +29,32 @@ class _MaskBase(nn.Module):
     def values(self, vector: Tensor) -> Tensor:
         """[B, d] vector to its mask [B, d] in (0, 1)."""
         with torch.autocast(vector.device.type, enabled=False):
-            return mask_values(
-                vector,
-                self.embed.weight,
-                self.embed.bias,
-                self.mha.in_proj_weight,
-                self.mha.in_proj_bias,
-                self.mha.out_proj.weight,
-                self.mha.out_proj.bias,
-                self.fc.weight,
-                self.fc.bias,
-                self.num_heads,
-            )
+            return mask_values(vector, MaskWeights.of(self.embed, self.mha, self.fc))
+
+    def vector(self, feature: Tensor) -> Tensor:
+        """What a feature's mask is computed from, [B, d]."""
+        raise NotImplementedError("a mask module says how its feature becomes a vector")
 
     def mask(self, feature: Tensor) -> Tensor:
         """The mask [B, d] of a feature."""
-        raise NotImplementedError("a mask module says how its feature becomes a vector")
+        return self.values(self.vector(feature))
 
     def forward(self, feature: Tensor) -> Tensor:
         """The reconstructed feature, of the feature's shape and dtype."""
-        return masked_reconstruction(feature, self.mask(feature))
+        # vectors in disguise and volumes are masked like the vectors and maps that they are
+        shape = feature.shape
+        plain = feature.flatten(1) if shape[2:] == (1, 1) else feature.flatten(2, 3) if feature.dim() == 5 else feature
+        vector = self.vector(feature)
+        with torch.autocast(feature.device.type, enabled=False):
+            masked = masked_reconstruction(plain, MaskWeights.of(self.embed, self.mha, self.fc), vector)
+        return masked.view(shape) if masked.shape != shape else masked
 
 
 class MaskNet1d(_MaskBase):
     """Mask for vectors [B, d], and for maps [B, d, 1, 1] that are vectors in disguise (paper, mask module)."""
 
-    def mask(self, feature: Tensor) -> Tensor:
-        return self.values(feature.flatten(1))
+    def vector(self, feature: Tensor) -> Tensor:
+        return feature.flatten(1)
 
 
 class _SpatialReduce(nn.Module):
@@ -82,20 +81,20 @@ class MaskNet2d(_MaskBase):
         super().__init__(width, hidden, num_heads)
         self.spatial_reduce = _SpatialReduce(width)
 
-    def mask(self, feature: Tensor) -> Tensor:
+    def vector(self, feature: Tensor) -> Tensor:
         if feature.dim() == 5:
             feature = feature.flatten(2, 3)
         with torch.autocast(feature.device.type, enabled=False):
-            reduced = self.spatial_reduce(feature.to(self.fc.weight.dtype))
-        return self.values(reduced)
+            reduced: Tensor = self.spatial_reduce(feature.to(self.fc.weight.dtype))
+        return reduced
 
 
 class MaskNetTokens(_MaskBase):
     """Mask per feature for token sequences [B, S, d], as transformers emit: the tokens' mean takes the 1-d form and the
     mask is broadcast over the sequence. An extension; the paper has no such features."""
 
-    def mask(self, feature: Tensor) -> Tensor:
-        return self.values(feature.mean(dim=1))
+    def vector(self, feature: Tensor) -> Tensor:
+        return feature.mean(dim=1)
 
 
 @dataclass(frozen=True)

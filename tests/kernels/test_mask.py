@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mstdistill.kernels import mask as mask_file
-from mstdistill.kernels import masked_reconstruction
+from mstdistill.kernels import apply_mask
 from torch import Tensor
 
 from mstdistill.teachers.mask import MaskNet1d, MaskNet2d, MaskNetTokens, count_parameters, plan_mask
@@ -97,5 +97,5 @@ def test_each_form_keeps_the_features_shape(shape: tuple[int, ...]) -> None:
 
 def test_reconstruction_broadcasts_over_what_follows_the_width() -> None:
     mask = torch.tensor([[0.5, 2.0]])
-    assert torch.equal(masked_reconstruction(torch.ones(1, 2, 1, 3), mask)[0, :, 0, 0], mask[0])
-    assert torch.equal(masked_reconstruction(torch.ones(1, 5, 2), mask)[0, 4], mask[0])
+    assert torch.equal(apply_mask(torch.ones(1, 2, 1, 3), mask)[0, :, 0, 0], mask[0])
+    assert torch.equal(apply_mask(torch.ones(1, 5, 2), mask)[0, 4], mask[0])

@@ -141,7 +141,7 @@ def check_objective(golden: Golden, params: dict[str, Any], rtol: float) -> None
     routing = rule.select(router(student), batch.index, 0)
     parts = {
         "ce": task(student, batch),
-        "kd": batch.mean(rule.distillation(student, teachers, routing, params["T"])),
+        "kd": batch.mean(rule.distillation(student, teachers, routing, params["T"]).loss),
         "balance": balance(routing, batch, params["mode"]),
     }
     loss = params["w_task"] * parts["ce"] + params["w_kd"] * parts["kd"] + params["w_lb"] * parts["balance"]

@@ -1,0 +1,477 @@
+"""The mask's attention with scalar values, and the masking of a feature; equations in `mstdistill.kernels.mask`.
+
+`packed` holds what one projection gives, row by row: all heads' q (times log2(e)/sqrt(dh)), all heads' k, t, each head
+padded with zeros to DH, a sum of at most three powers of two, so that 99 columns cost 112 and not 128. Scores are in
+base 2. Nothing of size d x d leaves the chip; forward saves y and the log-sum-exp. No atomics: backward takes one kernel
+over rows (dq) and one over columns (dk, dt).
+
+Bytes (e of `packed`, W = 2 H DH + H): forward B d W e + 8 B H d, backward 2 B d W e + 12 B H d.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..launch import interpreted, wide
+from .base import FUSE_MULTIPLY_ADD, acc_type, no_second_derivative, on_device, pow2
+
+LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def load_part(base, row, d, stride, START: tl.constexpr, WIDTH: tl.constexpr, UPCAST: tl.constexpr):
+    """Columns START..START+WIDTH of rows [BM]; zeros beyond d."""
+    column = START + tl.arange(0, WIDTH)
+    x = tl.load(base + row[:, None] * stride + column[None, :], mask=(row < d)[:, None], other=0.0)
+    if UPCAST:
+        x = x.to(tl.float32)
+    return x
+
+
+@triton.jit
+def scores_of(q0, q1, q2, k0, k1, k2, D1: tl.constexpr, D2: tl.constexpr, PRECISION: tl.constexpr,
+              ACC: tl.constexpr):  # fmt: skip
+    """q k' [BM, BN] over the parts of the head width."""
+    s = tl.dot(q0, tl.trans(k0), input_precision=PRECISION, out_dtype=ACC)
+    if D1 > 0:
+        s += tl.dot(q1, tl.trans(k1), input_precision=PRECISION, out_dtype=ACC)
+    if D2 > 0:
+        s += tl.dot(q2, tl.trans(k2), input_precision=PRECISION, out_dtype=ACC)
+    return s
+
+
+@triton.jit
+def attend(
+    packed_ptr,  # [B, d, W]
+    y_ptr,  # [B, H, d] ACC
+    lse_ptr,  # [B, H, d] ACC, base 2
+    d,
+    stride_b,
+    stride_d,
+    H: tl.constexpr,
+    DH: tl.constexpr,
+    D0: tl.constexpr,
+    D1: tl.constexpr,
+    D2: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    pair = tl.program_id(1).to(tl.int64)
+    head = pair % H
+    q_base = packed_ptr + (pair // H) * stride_b + head * DH
+    k_base = q_base + H * DH
+    t_base = packed_ptr + (pair // H) * stride_b + 2 * H * DH + head
+    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    q0 = load_part(q_base, row, d, stride_d, 0, D0, UPCAST)
+    q1, q2 = q0, q0
+    if D1 > 0:
+        q1 = load_part(q_base, row, d, stride_d, D0, D1, UPCAST)
+    if D2 > 0:
+        q2 = load_part(q_base, row, d, stride_d, D0 + D1, D2, UPCAST)
+    peak = tl.full([BM], float("-inf"), ACC)
+    total = tl.zeros([BM], ACC)
+    value = tl.zeros([BM], ACC)
+    for start in range(0, d, BN):
+        column = start + tl.arange(0, BN)
+        k0 = load_part(k_base, column, d, stride_d, 0, D0, UPCAST)
+        k1, k2 = k0, k0
+        if D1 > 0:
+            k1 = load_part(k_base, column, d, stride_d, D0, D1, UPCAST)
+        if D2 > 0:
+            k2 = load_part(k_base, column, d, stride_d, D0 + D1, D2, UPCAST)
+        t = tl.load(t_base + column * stride_d, mask=column < d, other=0.0).to(ACC)
+        s = scores_of(q0, q1, q2, k0, k1, k2, D1, D2, PRECISION, ACC)
+        s = tl.where((column < d)[None, :], s, float("-inf"))
+        higher = tl.maximum(peak, tl.max(s, axis=1))
+        shrink = tl.exp2(peak - higher)
+        p = tl.exp2(s - higher[:, None])
+        total = total * shrink + tl.sum(p, axis=1)
+        value = value * shrink + tl.sum(p * t[None, :], axis=1)
+        peak = higher
+    out = pair * d + row
+    tl.store(y_ptr + out, value / total, mask=row < d)
+    tl.store(lse_ptr + out, peak + tl.log2(total), mask=row < d)
+
+
+@triton.jit
+def attend_backward_rows(
+    packed_ptr, y_ptr, lse_ptr,
+    delta_ptr,  # [B, H, d] gradient at y, any strides
+    grad_ptr,  # [B, d, W] contiguous: its q columns
+    d, stride_b, stride_d, delta_b, delta_h, delta_d,
+    H: tl.constexpr, DH: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr, W: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """dq_i = ln2 sum_j delta_i P_ij (t_j - y_i) k_j."""
+    pair = tl.program_id(1).to(tl.int64)
+    instance, head = pair // H, pair % H
+    q_base = packed_ptr + instance * stride_b + head * DH
+    k_base = q_base + H * DH
+    t_base = packed_ptr + instance * stride_b + 2 * H * DH + head
+    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    live = row < d
+    q0 = load_part(q_base, row, d, stride_d, 0, D0, UPCAST)
+    q1, q2 = q0, q0
+    if D1 > 0:
+        q1 = load_part(q_base, row, d, stride_d, D0, D1, UPCAST)
+    if D2 > 0:
+        q2 = load_part(q_base, row, d, stride_d, D0 + D1, D2, UPCAST)
+    y = tl.load(y_ptr + pair * d + row, mask=live, other=0.0)
+    lse = tl.load(lse_ptr + pair * d + row, mask=live, other=0.0)
+    delta = tl.load(delta_ptr + instance * delta_b + head * delta_h + row * delta_d, mask=live, other=0.0).to(ACC)
+    g0 = tl.zeros([BM, D0], ACC)
+    g1 = tl.zeros([BM, D1 if D1 > 0 else 16], ACC)
+    g2 = tl.zeros([BM, D2 if D2 > 0 else 16], ACC)
+    for start in range(0, d, BN):
+        column = start + tl.arange(0, BN)
+        k0 = load_part(k_base, column, d, stride_d, 0, D0, UPCAST)
+        k1, k2 = k0, k0
+        if D1 > 0:
+            k1 = load_part(k_base, column, d, stride_d, D0, D1, UPCAST)
+        if D2 > 0:
+            k2 = load_part(k_base, column, d, stride_d, D0 + D1, D2, UPCAST)
+        t = tl.load(t_base + column * stride_d, mask=column < d, other=0.0).to(ACC)
+        s = scores_of(q0, q1, q2, k0, k1, k2, D1, D2, PRECISION, ACC)
+        p = tl.where((column < d)[None, :], tl.exp2(s - lse[:, None]), 0.0)
+        ds = (p * (t[None, :] - y[:, None]) * delta[:, None]).to(k0.dtype)
+        g0 += tl.dot(ds, k0, input_precision=PRECISION, out_dtype=ACC)
+        if D1 > 0:
+            g1 += tl.dot(ds, k1, input_precision=PRECISION, out_dtype=ACC)
+        if D2 > 0:
+            g2 += tl.dot(ds, k2, input_precision=PRECISION, out_dtype=ACC)
+    base = grad_ptr + instance * d * W + head * DH + row[:, None] * W
+    kind = grad_ptr.dtype.element_ty
+    tl.store(base + tl.arange(0, D0)[None, :], (g0 * LN2).to(kind), mask=live[:, None])
+    if D1 > 0:
+        tl.store(base + D0 + tl.arange(0, D1)[None, :], (g1 * LN2).to(kind), mask=live[:, None])
+    if D2 > 0:
+        tl.store(base + D0 + D1 + tl.arange(0, D2)[None, :], (g2 * LN2).to(kind), mask=live[:, None])
+
+
+@triton.jit
+def attend_backward_columns(
+    packed_ptr, y_ptr, lse_ptr,
+    delta_ptr,  # [B, H, d] gradient at y, any strides
+    grad_ptr,  # [B, d, W] contiguous: its k and t columns
+    d, stride_b, stride_d, delta_b, delta_h, delta_d,
+    H: tl.constexpr, DH: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr, W: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """dk_j = ln2 sum_i delta_i P_ij (t_j - y_i) q_i and dt_j = sum_i delta_i P_ij; tiles are [j, i]."""
+    pair = tl.program_id(1).to(tl.int64)
+    instance, head = pair // H, pair % H
+    q_base = packed_ptr + instance * stride_b + head * DH
+    k_base = q_base + H * DH
+    t_base = packed_ptr + instance * stride_b + 2 * H * DH + head
+    column = tl.program_id(0) * BN + tl.arange(0, BN)
+    live = column < d
+    k0 = load_part(k_base, column, d, stride_d, 0, D0, UPCAST)
+    k1, k2 = k0, k0
+    if D1 > 0:
+        k1 = load_part(k_base, column, d, stride_d, D0, D1, UPCAST)
+    if D2 > 0:
+        k2 = load_part(k_base, column, d, stride_d, D0 + D1, D2, UPCAST)
+    t = tl.load(t_base + column * stride_d, mask=live, other=0.0).to(ACC)
+    g0 = tl.zeros([BN, D0], ACC)
+    g1 = tl.zeros([BN, D1 if D1 > 0 else 16], ACC)
+    g2 = tl.zeros([BN, D2 if D2 > 0 else 16], ACC)
+    gt = tl.zeros([BN], ACC)
+    for start in range(0, d, BM):
+        row = start + tl.arange(0, BM)
+        there = row < d
+        q0 = load_part(q_base, row, d, stride_d, 0, D0, UPCAST)
+        q1, q2 = q0, q0
+        if D1 > 0:
+            q1 = load_part(q_base, row, d, stride_d, D0, D1, UPCAST)
+        if D2 > 0:
+            q2 = load_part(q_base, row, d, stride_d, D0 + D1, D2, UPCAST)
+        y = tl.load(y_ptr + pair * d + row, mask=there, other=0.0)
+        lse = tl.load(lse_ptr + pair * d + row, mask=there, other=0.0)
+        delta = tl.load(delta_ptr + instance * delta_b + head * delta_h + row * delta_d, mask=there, other=0.0).to(ACC)
+        s = scores_of(k0, k1, k2, q0, q1, q2, D1, D2, PRECISION, ACC)
+        p = tl.where(there[None, :], tl.exp2(s - lse[None, :]), 0.0) * delta[None, :]
+        gt += tl.sum(p, axis=1)
+        ds = (p * (t[:, None] - y[None, :])).to(q0.dtype)
+        g0 += tl.dot(ds, q0, input_precision=PRECISION, out_dtype=ACC)
+        if D1 > 0:
+            g1 += tl.dot(ds, q1, input_precision=PRECISION, out_dtype=ACC)
+        if D2 > 0:
+            g2 += tl.dot(ds, q2, input_precision=PRECISION, out_dtype=ACC)
+    row_base = grad_ptr + instance * d * W + column * W
+    base = row_base[:, None] + H * DH + head * DH
+    kind = grad_ptr.dtype.element_ty
+    tl.store(base + tl.arange(0, D0)[None, :], (g0 * LN2).to(kind), mask=live[:, None])
+    if D1 > 0:
+        tl.store(base + D0 + tl.arange(0, D1)[None, :], (g1 * LN2).to(kind), mask=live[:, None])
+    if D2 > 0:
+        tl.store(base + D0 + D1 + tl.arange(0, D2)[None, :], (g2 * LN2).to(kind), mask=live[:, None])
+    tl.store(row_base + 2 * H * DH + head, gt.to(kind), mask=live)
+
+
+def head_parts(width: int) -> tuple[int, int, int]:
+    """A head's width as at most three descending powers of two of 16 or more (0: none), that hold it."""
+    left = -(-width // 16) * 16
+    parts = []
+    while left and len(parts) < 3:
+        part = 1 << (left.bit_length() - 1)
+        if len(parts) == 2 and left > part:
+            part *= 2  # a third part must hold all that is left
+        parts.append(min(part, 256))
+        left = max(0, left - parts[-1])
+    if len(parts) > 1 and parts[-1] == parts[-2]:  # 48 + 16 + 16 and the like: one power holds it
+        return head_parts(pow2(width))
+    return tuple(parts + [0] * (3 - len(parts)))  # type: ignore[return-value]
+
+
+def padded_head(width: int) -> int:
+    """Columns that a head takes in `packed`."""
+    return sum(head_parts(width))
+
+
+def padded_values(heads: int) -> int:
+    """Columns that t takes in `packed`: rows stay aligned to 16 bytes."""
+    return -(-heads // 8) * 8
+
+
+MAX_HEAD = 256
+
+
+def tiles(dtype: torch.dtype, head: int, precision: str, backward: bool, hip: bool) -> tuple[int, int, int, int]:
+    """(rows, columns, warps, stages), from trial builds: no spills on sm_80, sm_90, sm_100, gfx942."""
+    if dtype == torch.float64:
+        return 32, 32, 4, 1
+    if dtype == torch.float32 and precision == "ieee":
+        return 32, 32, 4, 1
+    if hip:
+        return (64, 32, 4, 1) if backward else (64, 64, 4, 1)
+    if head > 128:
+        return (32, 32, 4, 1) if dtype == torch.float32 else (64, 32, 8, 2)
+    if dtype == torch.float32:
+        return (32, 32, 4, 2) if backward else (64, 32, 4, 2)
+    return (64, 64, 4, 2) if backward else (128, 64, 4, 2)
+
+
+def _constants(packed: Tensor, heads: int, head: int, precision: str, backward: bool) -> dict[str, Any]:
+    d0, d1, d2 = head_parts(head)
+    bm, bn, warps, stages = tiles(packed.dtype, head, precision, backward, torch.version.hip is not None)
+    return {
+        "H": heads, "DH": d0 + d1 + d2, "D0": d0, "D1": d1, "D2": d2, "BM": bm, "BN": bn,
+        "PRECISION": "ieee" if packed.dtype == torch.float64 else precision,
+        # the interpreter takes bfloat16 operands of a product for integers
+        "UPCAST": interpreted() and packed.dtype == torch.bfloat16, "ACC": acc_type(packed.dtype),
+        "num_warps": warps, "num_stages": stages, "enable_fp_fusion": FUSE_MULTIPLY_ADD,
+    }  # fmt: skip
+
+
+@torch.library.custom_op("mstdistill::scalar_attention", mutates_args=())
+def scalar_attention(packed: Tensor, heads: int, head: int, precision: str) -> tuple[Tensor, Tensor]:
+    """(y, lse): [B, H, d] each, from packed [B, d, W]; `head` is the unpadded width."""
+    batch, d, _ = packed.shape
+    packed = packed.contiguous()
+    y, lse = (torch.empty(batch, heads, d, dtype=wide(packed.dtype), device=packed.device) for _ in range(2))
+    constants = _constants(packed, heads, head, precision, backward=False)
+    if packed.numel():
+        with on_device(packed):
+            attend[(triton.cdiv(d, constants["BM"]), batch * heads)](
+                packed, y, lse, d, packed.stride(0), packed.stride(1), **constants
+            )
+    return y, lse
+
+
+@scalar_attention.register_fake
+def _(packed: Tensor, heads: int, head: int, precision: str) -> tuple[Tensor, Tensor]:
+    shape = (packed.shape[0], heads, packed.shape[1])
+    return packed.new_empty(shape, dtype=wide(packed.dtype)), packed.new_empty(shape, dtype=wide(packed.dtype))
+
+
+@torch.library.custom_op("mstdistill::scalar_attention_backward", mutates_args=())
+def scalar_attention_gradient(
+    delta: Tensor, packed: Tensor, y: Tensor, lse: Tensor, heads: int, head: int, precision: str
+) -> Tensor:
+    """Gradient [B, d, W] at `packed`."""
+    batch, d, w = packed.shape
+    packed = packed.contiguous()
+    grad = torch.empty_like(packed)
+    grad[..., 2 * heads * padded_head(head) + heads :] = 0.0
+    constants = _constants(packed, heads, head, precision, backward=True) | {"W": w}
+    if packed.numel():
+        with on_device(packed):
+            for kernel, block in ((attend_backward_rows, "BM"), (attend_backward_columns, "BN")):
+                kernel[(triton.cdiv(d, constants[block]), batch * heads)](
+                    packed, y, lse, delta, grad, d, packed.stride(0), packed.stride(1), *delta.stride(), **constants
+                )
+    return grad
+
+
+@scalar_attention_gradient.register_fake
+def _(delta: Tensor, packed: Tensor, y: Tensor, lse: Tensor, heads: int, head: int, precision: str) -> Tensor:
+    return packed.new_empty(packed.shape)
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    packed, ctx.heads, ctx.head, ctx.precision = inputs
+    y, lse = output
+    ctx.mark_non_differentiable(lse)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(packed, y, lse)
+
+
+def _backward(ctx: Any, delta: Any, _lse: Any) -> Any:
+    if delta is None:
+        return None, None, None, None
+    op = torch.ops.mstdistill.scalar_attention_backward
+    return op(delta, *ctx.saved_tensors, ctx.heads, ctx.head, ctx.precision), None, None, None
+
+
+scalar_attention.register_autograd(_backward, setup_context=_setup)
+no_second_derivative(scalar_attention_gradient, "the mask's attention")
+
+
+@triton.jit
+def apply_mask(
+    y_ptr,  # [B, H, d] ACC
+    constant_ptr,  # [G] added before the sigmoid; instance b belongs to group b // per_group
+    feature_ptr,  # [B, d, P] any strides
+    out_ptr,  # [B, d, P] any strides
+    mask_ptr,  # [B, d] ACC
+    d, P, per_group, feature_b, feature_d, feature_p, out_b, out_d, out_p,
+    H: tl.constexpr, BD: tl.constexpr, BP: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """mask = sigmoid(sum over heads of y + constant), out = mask * feature."""
+    instance = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(1) * BD + tl.arange(0, BD)
+    live = row < d
+    logit = tl.zeros([BD], ACC) + tl.load(constant_ptr + instance // per_group).to(ACC)
+    for head in range(H):
+        logit += tl.load(y_ptr + (instance * H + head) * d + row, mask=live, other=0.0)
+    mask = 1.0 / (1.0 + tl.exp(-logit))
+    tl.store(mask_ptr + instance * d + row, mask, mask=live)
+    for start in range(0, P, BP):
+        position = start + tl.arange(0, BP)
+        there = live[:, None] & (position < P)[None, :]
+        source = feature_ptr + instance * feature_b + row[:, None] * feature_d + position[None, :] * feature_p
+        x = tl.load(source, mask=there, other=0.0).to(ACC) * mask[:, None]
+        sink = out_ptr + instance * out_b + row[:, None] * out_d + position[None, :] * out_p
+        tl.store(sink, x.to(out_ptr.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def apply_mask_backward(
+    mask_ptr,  # [B, d] ACC
+    feature_ptr,  # [B, d, P] any strides
+    outer_ptr,  # [B, d, P] any strides: gradient at out
+    extra_ptr,  # [B, d] gradient at the mask itself, or unused
+    delta_ptr,  # [B, d] ACC: gradient before the sigmoid
+    grad_ptr,  # [B, d, P] any strides: gradient at the feature, or unused
+    d, P, feature_b, feature_d, feature_p, outer_b, outer_d, outer_p, grad_b, grad_d, grad_p,
+    BD: tl.constexpr, BP: tl.constexpr, EXTRA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    instance = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(1) * BD + tl.arange(0, BD)
+    live = row < d
+    mask = tl.load(mask_ptr + instance * d + row, mask=live, other=0.0)
+    total = tl.zeros([BD], ACC)
+    for start in range(0, P, BP):
+        position = start + tl.arange(0, BP)
+        there = live[:, None] & (position < P)[None, :]
+        at = instance * outer_b + row[:, None] * outer_d + position[None, :] * outer_p
+        outer = tl.load(outer_ptr + at, mask=there, other=0.0).to(ACC)
+        at = instance * feature_b + row[:, None] * feature_d + position[None, :] * feature_p
+        total += tl.sum(outer * tl.load(feature_ptr + at, mask=there, other=0.0).to(ACC), axis=1)
+        if GRAD:
+            at = instance * grad_b + row[:, None] * grad_d + position[None, :] * grad_p
+            tl.store(grad_ptr + at, (outer * mask[:, None]).to(grad_ptr.dtype.element_ty), mask=there)
+    if EXTRA:
+        total += tl.load(extra_ptr + instance * d + row, mask=live, other=0.0).to(ACC)
+    tl.store(delta_ptr + instance * d + row, total * mask * (1.0 - mask), mask=live)
+
+
+def apply_tiles(d: int, positions: int, contiguous_width: bool) -> tuple[int, int]:
+    """(features, positions) a tile: about 2,048 elements, long along the axis that lies in memory."""
+    if positions == 1:
+        return min(1024, max(16, pow2(d))), 1
+    if contiguous_width:  # tokens, channels-last maps
+        bd = min(128, max(16, pow2(d)))
+        return bd, max(1, min(16, pow2(positions)))
+    bp = min(1024, max(16, pow2(positions)))
+    return max(1, min(2048 // bp, pow2(d))), bp
+
+
+@torch.library.custom_op("mstdistill::apply_mask", mutates_args=())
+def apply(y: Tensor, constant: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+    """(out [B, d, P] with the feature's strides, mask [B, d]) from y [B, H, d], constant [G], feature [B, d, P]."""
+    batch, heads, d = y.shape
+    out = torch.empty_like(feature)
+    mask = torch.empty(batch, d, dtype=y.dtype, device=y.device)
+    if feature.numel():
+        bd, bp = apply_tiles(d, feature.shape[2], feature.stride(1) == 1)
+        with on_device(feature):
+            apply_mask[(batch, triton.cdiv(d, bd))](
+                y.contiguous(), constant.contiguous(), feature, out, mask, d, feature.shape[2],
+                max(1, batch // max(1, len(constant))), *feature.stride(), *out.stride(),
+                H=heads, BD=bd, BP=bp, ACC=acc_type(y.dtype), num_warps=4, enable_fp_fusion=FUSE_MULTIPLY_ADD,
+            )  # fmt: skip
+    return out, mask
+
+
+@apply.register_fake
+def _(y: Tensor, constant: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(feature), y.new_empty(y.shape[0], y.shape[2])
+
+
+@torch.library.custom_op("mstdistill::apply_mask_backward", mutates_args=())
+def apply_gradient(
+    outer: Tensor | None, extra: Tensor | None, mask: Tensor, feature: Tensor, feature_grad: bool
+) -> tuple[Tensor, Tensor]:
+    """(gradient [B, d] before the sigmoid, gradient at the feature or empty)."""
+    batch, d, positions = feature.shape
+    grad = torch.empty_like(feature) if feature_grad else feature.new_empty(0)
+    outer = torch.zeros_like(feature) if outer is None else outer
+    delta = torch.empty_like(mask)
+    if feature.numel():
+        bd, bp = apply_tiles(d, positions, feature.stride(1) == 1)
+        with on_device(feature):
+            apply_mask_backward[(batch, triton.cdiv(d, bd))](
+                mask, feature, outer, mask if extra is None else extra.contiguous(), delta, grad, d, positions,
+                *feature.stride(), *outer.stride(), *(grad.stride() if feature_grad else (0, 0, 0)),
+                BD=bd, BP=bp, EXTRA=extra is not None, GRAD=feature_grad, ACC=acc_type(mask.dtype),
+                num_warps=4, enable_fp_fusion=FUSE_MULTIPLY_ADD,
+            )  # fmt: skip
+    return delta, grad
+
+
+@apply_gradient.register_fake
+def _(
+    outer: Tensor | None, extra: Tensor | None, mask: Tensor, feature: Tensor, feature_grad: bool
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(mask), torch.empty_like(feature) if feature_grad else feature.new_empty(0)
+
+
+def _setup_apply(ctx: Any, inputs: Any, output: Any) -> None:
+    y, constant, feature = inputs
+    ctx.set_materialize_grads(False)
+    ctx.heads, ctx.groups, ctx.kind = y.shape[1], len(constant), constant.dtype
+    ctx.save_for_backward(output[1], feature)
+
+
+def _backward_apply(ctx: Any, outer: Any, extra: Any) -> Any:
+    if outer is None and extra is None:
+        return None, None, None
+    mask, feature = ctx.saved_tensors
+    wanted = ctx.needs_input_grad[2]
+    delta, grad = torch.ops.mstdistill.apply_mask_backward(outer, extra, mask, feature, wanted)
+    every_head = delta.unsqueeze(1).expand(-1, ctx.heads, -1)
+    constant = delta.reshape(ctx.groups, -1).sum(dim=1).to(ctx.kind)
+    return every_head, constant, grad if wanted else None
+
+
+apply.register_autograd(_backward_apply, setup_context=_setup_apply)
+no_second_derivative(apply_gradient, "apply_mask")

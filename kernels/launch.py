@@ -1,0 +1,109 @@
+"""Which form of an operation runs: Triton on a GPU, plain PyTorch elsewhere, or what `MSTDISTILL_KERNELS` says.
+
+`MSTDISTILL_KERNELS=auto` (default) takes Triton where every tensor is on a GPU that Triton can compile for, `torch` never
+does, `triton` insists. With `TRITON_INTERPRET=1` Triton's interpreter runs the same kernels on the CPU, for tests.
+`MSTDISTILL_KERNELS_CHECK=1` looks into index tensors on a GPU too, at the price of waiting for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+MODES = ("auto", "triton", "torch")
+MIN_TRITON = (3, 6)
+
+
+@lru_cache(maxsize=1)
+def triton_missing() -> str:
+    """Why Triton can't be used at all, or an empty string."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    from importlib.metadata import version
+
+    for name in ("triton", "pytorch-triton", "pytorch-triton-rocm"):
+        try:
+            found = version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if tuple(int(part) for part in found.split(".")[:2]) < MIN_TRITON:
+            return f"triton {found} is older than {MIN_TRITON[0]}.{MIN_TRITON[1]}"
+        return ""
+    return ""
+
+
+@lru_cache(maxsize=None)
+def gpu_unsupported(device: torch.device) -> str:
+    """Why Triton can't compile for this GPU, or an empty string."""
+    if torch.version.hip is not None:
+        return ""
+    major, minor = torch.cuda.get_device_capability(device)
+    return "" if major >= 8 else f"a GPU of compute capability {major}.{minor}; the kernels need 8.0 or newer"
+
+
+def interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@torch.compiler.assume_constant_result
+def _mode() -> tuple[str, bool, str, bool]:
+    """(mode, interpreted, why Triton is missing, whether to look into indices): constants as far as torch.compile cares."""
+    mode = os.environ.get("MSTDISTILL_KERNELS", "auto")
+    if mode not in MODES:
+        raise ValueError(f"MSTDISTILL_KERNELS={mode!r}: must be one of {', '.join(MODES)}")
+    missing = "" if mode == "torch" else triton_missing()
+    return mode, interpreted(), missing, os.environ.get("MSTDISTILL_KERNELS_CHECK", "0") == "1"
+
+
+@torch.compiler.assume_constant_result
+def _unsupported(device: torch.device) -> str:
+    return gpu_unsupported(device)
+
+
+def use_triton(*tensors: Tensor | None) -> bool:
+    """Whether an operation on these tensors takes its Triton form; decided at each call.
+
+    Raises:
+        ValueError: an unknown mode, tensors on several devices, or Triton asked for where it can't run.
+    """
+    mode, in_interpreter, missing, _ = _mode()
+    given = [x for x in tensors if x is not None]
+    device = given[0].device
+    for x in given:
+        if x.device != device:
+            raise ValueError(f"tensors on {device} and {x.device}: all must be on one device")
+    if mode == "torch":
+        return False
+    why = missing
+    if not why and device.type == "cuda":
+        why = _unsupported(device)
+    elif not why and not (in_interpreter and device.type == "cpu" and mode == "triton"):
+        why = f"tensors are on {device.type}: move them to a GPU, or set TRITON_INTERPRET=1 before the start"
+    if why and mode == "triton":
+        raise ValueError(f"MSTDISTILL_KERNELS=triton: {why}")
+    return not why
+
+
+def check_indices(name: str, indices: Tensor, limit: int) -> None:
+    """Raise ValueError where an index is not in [0, limit). On a GPU only with `MSTDISTILL_KERNELS_CHECK=1`: it waits."""
+    if torch.compiler.is_compiling() or (indices.is_cuda and not _mode()[3]) or indices.numel() == 0:
+        return
+    low, high = int(indices.min()), int(indices.max())
+    if low < 0 or high >= limit:
+        raise ValueError(f"{name}: holds {low if low < 0 else high}; must be between 0 and {limit - 1}")
+
+
+def check_floating(name: str, x: Tensor) -> None:
+    """Raise ValueError where a tensor is not of a floating type that the kernels know."""
+    if x.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(f"{name}: dtype {x.dtype}; must be float16, bfloat16, float32 or float64")
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type that sums of this type are held in: float64 for itself, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
