@@ -152,6 +152,8 @@ class RunSettings(Settings):
     checkpoint_seconds: float = Field(20.0, ge=0, description="least time between checkpoints, taken at epochs' ends")
     checkpoint_steps: int | None = Field(None, ge=1, description="also within an epoch, every so many steps")
     keep_checkpoints: int = Field(2, ge=1)
+    resident_gb: float = Field(4.0, ge=0, description="training data up to this size stay on the GPU; 0: never")
+    cuda_graph: bool = Field(False, description="record stage 3's step once and replay it (one GPU, adam or adamw)")
     log_every: int = Field(50, ge=1, description="steps between looks at the running losses")
     stop_after: Literal["cotrain", "specialise", "distill"] | None = None
 
@@ -167,6 +169,7 @@ class Recipe(Settings):
     batch_size: int = Field(64, ge=1, description="per process and micro-batch")
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step")
     temperature: float = Field(4.0, gt=0)
+    tf32: bool = Field(True, description="matrix products of float32 in TF32 on a GPU; false: strict float32")
     channels_last: bool = Field(False, description="convolutions in channels-last memory: the same sums, often faster")
     validation_mean: Literal["instances", "batches"] = Field(
         "instances", description="batches: the mean of the batch means, as the released code selects (quirk 7)"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from . import ranks
 from .config import OptimSettings, Recipe
 from .data.loader import Loader, Split
+from .data.resident import ResidentSplit, resident_bytes
 from .data.task import Task
 from .engine.checkpoint import CheckpointStore
 from .engine.loop import Fit, Stage, Trainer
@@ -57,6 +58,7 @@ class Experiment:
         self.student, self.teachers, self.target = student, list(teachers), recipe.target
         self.folder, self.trainer = folder, trainer
         self.accelerator, self.screen = trainer.accelerator, trainer.screen
+        self._resident: dict[tuple[str, ...], ResidentSplit] = {}
         self._learns = {name for name, p in student.named_parameters() if p.requires_grad}
         names = [teacher.name for teacher in self.teachers]
         if not names:
@@ -154,16 +156,38 @@ class Experiment:
     def loader(
         self, split: str, modalities: Sequence[str], settings: OptimSettings | None = None, shuffle: bool = False
     ) -> Loader:
-        """Batches of a split; for training, with the stage's batch size, accumulation and this run's order."""
+        """Batches of a split; for training, with the stage's batch size, accumulation and this run's order, from the
+        GPU's memory where the split fits into `run.resident_gb`."""
+        if settings is not None:
+            return self._loader(self._near(split, modalities), split, modalities, settings, shuffle)
+        return self._loader(self.splits[split], split, modalities, settings, shuffle)
+
+    def _near(self, split: str, modalities: Sequence[str]) -> Split:
+        """The split on the device that trains, if that is a GPU, the data stay the same and there is room."""
+        data, device, budget = self.splits[split], self.accelerator.device, self.recipe.run.resident_gb * 1e9
+        if device.type == "cpu" or not data.deterministic or not budget:
+            return data
+        key = (split, *sorted(modalities))
+        if key not in self._resident:
+            loader = self._loader(data, split, modalities, None, False)
+            if resident_bytes(loader) > budget:
+                return data
+            self._resident.clear()  # one stage trains at a time
+            self._resident[key] = ResidentSplit(loader, device)
+        return self._resident[key]
+
+    def _loader(
+        self, data: Split, split: str, modalities: Sequence[str], settings: OptimSettings | None, shuffle: bool
+    ) -> Loader:
         recipe = self.recipe
         return Loader(
-            self.splits[split],
+            data,
             modalities,
             (settings.batch_size if settings else None) or recipe.batch_size,
             shuffle=shuffle,
             seed=named_seed(recipe.seed, "order") % 2**32,
             accumulate=recipe.accumulate if settings else 1,
-            workers=recipe.data.workers,
+            workers=0 if isinstance(data, ResidentSplit) else recipe.data.workers,
             num_classes=self.task.num_classes,
             ignore_index=self.task.ignore_index,
             name=f"{self.task.name} {split}",

@@ -78,7 +78,7 @@ def train(
                 raise ConfigError(
                     f"teacher {teacher.name!r}: {task.name} has no modality {name!r}; {nearest(name, task.modalities)}"
                 )
-    accelerator = start(recipe.precision, recipe.run.trackers, folder)
+    accelerator = start(recipe.precision, recipe.run.trackers, folder, recipe.tf32)
     if fresh:
         _clear(folder)
     splits = open_splits(task, recipe.data.dir, group=recipe.data.group, limit=recipe.data.limit)
@@ -122,7 +122,7 @@ def distill(
     for name, data in (("train", train), ("validation", validation), ("test", test)):
         if data is not None:
             splits[name] = data if isinstance(data, Split) else DatasetSplit(data)
-    accelerator = start(recipe.precision, recipe.run.trackers, Path(out))
+    accelerator = start(recipe.precision, recipe.run.trackers, Path(out), recipe.tf32)
     sample, _ = splits["train"].fetch(np.arange(1), [target])
     task = Task("custom", "a user's own data", {}, _count_classes(student, sample[target]), None, tuple(class_names),
                 ignore_index)  # fmt: skip

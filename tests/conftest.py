@@ -12,11 +12,20 @@ from torch import nn
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if not torch.cuda.is_available():
+    # before any Triton kernel is defined: they run in its interpreter here; compiled builds are tested in a process
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", default=str(Path(__file__).parent / "parity" / "golden"),
                      help="folder of golden numbers with a manifest.json")  # fmt: skip
+
+
+@pytest.fixture
+def triton_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Triton forms: compiled where there is a GPU, else in the interpreter."""
+    monkeypatch.setenv("MSTDISTILL_KERNELS", "triton")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -139,19 +139,37 @@ def _(
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
     student, teachers, rows, _, weights, *_ = inputs
     mixture = inputs[9]
-    _, kd, task, grad, each, reference = output
+    loss, kd, task, grad, each, reference = output
     ctx.mark_non_differentiable(kd, task, grad, each, reference)
     ctx.set_materialize_grads(False)
     ctx.want_student, ctx.want_weights, ctx.want_reference, ctx.mixture = *inputs[11:14], mixture
     ctx.types = (student.dtype, teachers.dtype, weights.dtype if weights is not None else None)
-    ctx.save_for_backward(grad, each, reference, teachers if mixture and inputs[12] else None, rows)
+    ctx.save_for_backward(loss, grad, each, reference, teachers if mixture and inputs[12] else None, rows)
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that can't be differentiated: the error comes where someone tries, not before."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, anchor: Tensor) -> Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError("mstdistill.kernels: distil can be differentiated once; use MSTDISTILL_KERNELS=torch")
 
 
 def _backward(ctx: Any, outer: Any, *_: Any) -> Any:
     grads: list[Any] = [None] * 14
     if outer is None:
         return tuple(grads)
-    grad, each, reference, teachers, rows = ctx.saved_tensors
+    try:
+        loss, grad, each, reference, teachers, rows = ctx.saved_tensors
+    except RuntimeError:
+        raise RuntimeError(
+            "mstdistill.kernels: backward through distillation_loss runs once, it scales its gradient in place; compute "
+            "the loss again, or use MSTDISTILL_KERNELS=torch"
+        ) from None
     if ctx.want_student:
         torch.ops.mstdistill.scale_rows_(grad, outer)
         grads[0] = grad.to(ctx.types[0])
@@ -165,6 +183,8 @@ def _backward(ctx: Any, outer: Any, *_: Any) -> Any:
         grads[4] = torch.einsum("bmc,bc->bm", flat, reference.flatten(1)).to(ctx.types[2])
     elif ctx.want_weights:
         grads[4] = (each * outer.unsqueeze(1)).to(ctx.types[2])
+    if torch.is_grad_enabled():
+        grads = [None if x is None else _Once.apply(x, loss) for x in grads]
     return tuple(grads)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from .base import FUSE_MULTIPLY_ADD, acc_type, add_up, parts_of
 
 BLOCK = 4096
+WARPS = 16
 # Slices are worth their second launch where fewer rows than this leave multiprocessors idle.
 FEW_ROWS = 256
 
@@ -318,7 +319,7 @@ def launch(student: Tensor, teachers: Tensor, tensors: dict[str, Tensor | None],
     where = {"ROWS": flags["ROWS"], "INDICES": flags["INDICES"], "WEIGHTS": flags["WEIGHTS"],
              "MIXTURE": flags["MIXTURE"], "K": k}  # fmt: skip
     common = {"T": temperature, "BC": min(BLOCK, triton.next_power_of_2(classes)), "ACC": acc_type(acc),
-              "num_warps": 8, "enable_fp_fusion": FUSE_MULTIPLY_ADD}  # fmt: skip
+              "num_warps": WARPS, "enable_fp_fusion": FUSE_MULTIPLY_ADD}  # fmt: skip
     sizes = (len(teachers), teachers.shape[1], classes, *student.stride(), *teachers.stride())
     heads = [tensors[name] for name in ("rows", "indices", "weights")]
     if sliced:

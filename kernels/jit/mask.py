@@ -217,18 +217,16 @@ def attend_backward_columns(
 
 
 def head_parts(width: int) -> tuple[int, int, int]:
-    """A head's width as at most three descending powers of two of 16 or more (0: none), that hold it."""
-    left = -(-width // 16) * 16
-    parts = []
-    while left and len(parts) < 3:
-        part = 1 << (left.bit_length() - 1)
-        if len(parts) == 2 and left > part:
-            part *= 2  # a third part must hold all that is left
-        parts.append(min(part, 256))
-        left = max(0, left - parts[-1])
-    if len(parts) > 1 and parts[-1] == parts[-2]:  # 48 + 16 + 16 and the like: one power holds it
-        return head_parts(pow2(width))
-    return tuple(parts + [0] * (3 - len(parts)))  # type: ignore[return-value]
+    """A head's width as at most three descending powers of two of 16 or more (0: none), that hold it.
+
+    Up to 128 the sum is the width rounded up to 16 where three powers reach that; beyond, 192 or 256: finer splits spill.
+    """
+    if width > 128:
+        return (128, 64, 0) if width <= 192 else (256, 0, 0)
+    columns = -(-width // 16) * 16
+    d0 = 1 << (columns.bit_length() - 1)
+    d1 = 1 << ((columns - d0).bit_length() - 1) if columns > d0 else 0
+    return d0, d1, columns - d0 - d1
 
 
 def padded_head(width: int) -> int:
@@ -243,25 +241,42 @@ def padded_values(heads: int) -> int:
 
 MAX_HEAD = 256
 
+Tile = tuple[int, int, int, int]
+# (kind, backward) -> (widest padded head, (rows, columns, warps, stages)): the first that spilled nothing in trial
+# builds for sm_80, sm_90 and sm_100 (`python -m mstdistill.kernels.aot`), larger tiles tried first.
+_NVIDIA: dict[tuple[str, bool], list[tuple[int, Tile]]] = {
+    ("tf32", False): [(48, (128, 64, 4, 2)), (64, (128, 64, 8, 2)), (192, (128, 64, 4, 2)), (256, (64, 64, 4, 2))],
+    ("tf32", True): [(64, (64, 64, 4, 2)), (80, (64, 64, 8, 2)), (96, (32, 32, 4, 2)), (112, (32, 32, 8, 2)),
+                     (128, (64, 64, 8, 2)), (256, (32, 32, 4, 2))],
+    ("bf16", False): [(192, (128, 64, 4, 2)), (256, (128, 64, 8, 2))],
+    ("bf16", True): [(128, (64, 64, 4, 2)), (192, (64, 32, 8, 2)), (256, (64, 64, 8, 2))],
+    ("ieee", False): [(80, (64, 32, 4, 2)), (256, (64, 32, 8, 2))],
+    ("ieee", True): [(32, (64, 32, 4, 2)), (48, (64, 32, 8, 2)), (64, (32, 64, 8, 2)), (96, (64, 32, 8, 2)),
+                     (112, (32, 32, 4, 2)), (128, (64, 32, 8, 2)), (192, (32, 16, 8, 1)), (256, (16, 16, 4, 1))],
+}  # fmt: skip
+# The same for gfx942, whose shared memory allows one stage.
+_AMD: dict[tuple[str, bool], list[tuple[int, Tile]]] = {
+    ("tf32", False): [(192, (128, 64, 4, 1)), (256, (64, 64, 4, 1))],
+    ("tf32", True): [(128, (64, 64, 4, 1)), (256, (32, 32, 4, 1))],
+    ("bf16", False): [(256, (128, 64, 4, 1))],
+    ("bf16", True): [(192, (64, 64, 4, 1)), (256, (32, 32, 4, 1))],
+    ("ieee", False): [(256, (64, 32, 4, 1))],
+    ("ieee", True): [(128, (64, 32, 4, 1)), (256, (32, 32, 4, 1))],
+}
 
-def tiles(dtype: torch.dtype, head: int, precision: str, backward: bool, hip: bool) -> tuple[int, int, int, int]:
-    """(rows, columns, warps, stages), from trial builds: no spills on sm_80, sm_90, sm_100, gfx942."""
-    if dtype == torch.float64:
+
+def tiles(dtype: torch.dtype, head: int, precision: str, backward: bool, hip: bool) -> Tile:
+    """(rows, columns, warps, stages) for a padded head width."""
+    if dtype == torch.float64:  # tests
         return 32, 32, 4, 1
-    if dtype == torch.float32 and precision == "ieee":
-        return 32, 32, 4, 1
-    if hip:
-        return (64, 32, 4, 1) if backward else (64, 64, 4, 1)
-    if head > 128:
-        return (32, 32, 4, 1) if dtype == torch.float32 else (64, 32, 8, 2)
-    if dtype == torch.float32:
-        return (32, 32, 4, 2) if backward else (64, 32, 4, 2)
-    return (64, 64, 4, 2) if backward else (128, 64, 4, 2)
+    kind = precision if dtype == torch.float32 else "bf16"
+    table = (_AMD if hip else _NVIDIA)[kind, backward]
+    return next(tile for widest, tile in table if head <= widest)
 
 
 def _constants(packed: Tensor, heads: int, head: int, precision: str, backward: bool) -> dict[str, Any]:
     d0, d1, d2 = head_parts(head)
-    bm, bn, warps, stages = tiles(packed.dtype, head, precision, backward, torch.version.hip is not None)
+    bm, bn, warps, stages = tiles(packed.dtype, d0 + d1 + d2, precision, backward, torch.version.hip is not None)
     return {
         "H": heads, "DH": d0 + d1 + d2, "D0": d0, "D1": d1, "D2": d2, "BM": bm, "BN": bn,
         "PRECISION": "ieee" if packed.dtype == torch.float64 else precision,

@@ -101,10 +101,10 @@ def route_forward(
     # acquire and release: the last block sees what the others stored before they took their ticket
     arrived = tl.atomic_add(ticket_ptr, 1, sem="acq_rel", scope="gpu")
     if arrived == blocks - 1:
-        peak = tl.full([MP], LOWEST, ACC)
-        total = tl.zeros([MP], ACC)
-        count = tl.zeros([MP], tl.int32)
-        mass_all = tl.zeros([NB], ACC)
+        all_peak = tl.full([MP], LOWEST, ACC)
+        all_total = tl.zeros([MP], ACC)
+        all_count = tl.zeros([MP], tl.int32)
+        all_mass = tl.zeros([NB], ACC)
         for start in range(0, blocks, NB):
             other = start + tl.arange(0, NB)
             known = other < blocks
@@ -112,28 +112,28 @@ def route_forward(
             peaks = tl.load(peak_ptr + at, mask=known[:, None], other=LOWEST, cache_modifier=".cg")
             sums = tl.load(sum_ptr + at, mask=known[:, None], other=0.0, cache_modifier=".cg")
             counts = tl.load(count_ptr + at, mask=known[:, None], other=0, cache_modifier=".cg")
-            mass_all += tl.load(part_ptr + other, mask=known, other=0.0, cache_modifier=".cg")
-            higher = tl.maximum(peak, tl.max(peaks, axis=0))
-            total = total * tl.exp(peak - higher) + tl.sum(sums * tl.exp(peaks - higher[None, :]), axis=0)
-            peak = higher
-            count += tl.sum(counts, axis=0)
+            all_mass += tl.load(part_ptr + other, mask=known, other=0.0, cache_modifier=".cg")
+            top = tl.maximum(all_peak, tl.max(peaks, axis=0))
+            all_total = all_total * tl.exp(all_peak - top) + tl.sum(sums * tl.exp(peaks - top[None, :]), axis=0)
+            all_peak = top
+            all_count += tl.sum(counts, axis=0)
         # nobody counted: no mass, and no loss
-        log_sums = tl.where(total == 0, LOWEST, peak + tl.log(tl.where(total == 0, 1.0, total)))
-        mass = tl.sum(mass_all, axis=0)
-        loss = mass * 0.0
+        log_sums = tl.where(all_total == 0, LOWEST, all_peak + tl.log(tl.where(all_total == 0, 1.0, all_total)))
+        amount = tl.sum(all_mass, axis=0)
+        loss = amount * 0.0
         tl.store(log_sums_ptr + lane, log_sums, mask=inside)
-        tl.store(counts_ptr + lane, count.to(tl.int64), mask=inside)
+        tl.store(counts_ptr + lane, all_count.to(tl.int64), mask=inside)
         if MODE == 1:
-            mean = log_sums - tl.log(tl.where(mass > 0, mass, mass * 0.0 + 1.0))
+            mean = log_sums - tl.log(tl.where(amount > 0, amount, amount * 0.0 + 1.0))
             uniform = tl.full([MP], 1.0, ACC) / M
             terms = uniform * (tl.log(uniform) - mean) / M
-            loss = tl.where(mass > 0, tl.sum(tl.where(inside, terms, 0.0), axis=0), loss)
+            loss = tl.where(amount > 0, tl.sum(tl.where(inside, terms, 0.0), axis=0), loss)
         if MODE == 2:
             importance = tl.where(inside, tl.exp(log_sums), 0.0)
             mean = tl.sum(importance, axis=0) / M
             away = tl.where(inside, importance - mean, 0.0)
             spread = tl.sqrt(tl.sum(away * away, axis=0) / tl.maximum(M - 1, 1))
-            loss = tl.where(mass > 0, spread / tl.where(mass > 0, mean, mean * 0.0 + 1.0), loss)
+            loss = tl.where(amount > 0, spread / tl.where(amount > 0, mean, amount * 0.0 + 1.0), loss)
         tl.store(loss_ptr, loss)
         tl.store(ticket_ptr, 0)
 
@@ -191,9 +191,9 @@ def route_backward(
 
 
 def tiles(rows: int, teachers: int) -> tuple[int, int, int, int, int]:
-    """(rows a tile, padded teachers, tiles a block, blocks, warps): about 4,096 elements a tile, at most 512 blocks."""
+    """(rows a tile, padded teachers, tiles a block, blocks, warps): about 2,048 elements a tile, at most 512 blocks."""
     mp = max(2, pow2(teachers))
-    r = max(1, min(256, 4096 // mp, pow2(rows)))
+    r = max(1, min(256, 2048 // mp, pow2(rows)))
     wanted = -(-max(rows, 1) // r)
     per_block = pow2(-(-wanted // 512))
     return r, mp, per_block, -(-wanted // per_block), 4 if r * mp >= 1024 else 2
@@ -298,6 +298,7 @@ def _backward(ctx: Any, outer: Any, _indices: Any, sums: Any, _counts: Any, loss
     log_probs, log_sums, weight = ctx.saved_tensors
     if ctx.mode == "":
         loss = None
+    sums = None if sums is None else sums.contiguous()  # autograd hands on expanded tensors
     grad = torch.ops.mstdistill.route_backward(log_probs, log_sums, weight, outer, sums, loss, ctx.mode, ctx.dtype)
     return grad, None, None, None
 

@@ -256,10 +256,14 @@ class Loader:
     def _fetch(self, micro: MicroBatch) -> Batch:
         inputs, label = self.split.fetch(micro.index, self.modalities)
         label = label.to(torch.int64)
-        self._check(inputs, label, micro.index)
+        resident: torch.device | None = getattr(self.split, "device", None)
+        if resident is None:  # what is held on a device was checked on its way there
+            self._check(inputs, label, micro.index)
         weight = torch.ones(len(micro.index))
         weight[micro.real :] = 0.0
         index = torch.from_numpy(np.ascontiguousarray(micro.index))
+        if resident is not None:
+            weight, index = weight.to(resident, non_blocking=True), index.to(resident, non_blocking=True)
         return Batch(inputs, label, index, weight, micro.normaliser, micro.share, micro.closes_step)
 
     def _check(self, inputs: Mapping[str, Tensor], label: Tensor, index: np.ndarray) -> None:

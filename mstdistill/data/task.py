@@ -58,7 +58,7 @@ def tasks() -> dict[str, Task]:
     package = importlib.import_module("mstdistill.data")
     found = {}
     for module in pkgutil.iter_modules(package.__path__):
-        if module.ispkg or module.name in ("loader", "store", "task"):
+        if module.ispkg or module.name in ("loader", "resident", "store", "task"):
             continue
         task: Task = importlib.import_module(f"mstdistill.data.{module.name}").TASK
         found[task.name] = task

@@ -138,7 +138,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
     state = optimizer.state_dict()
     tensors = {f"{number}.{name}": torch.as_tensor(value) for number, entry in state["state"].items()
                for name, value in entry.items() if value is not None}  # fmt: skip
-    return tensors, state["param_groups"]
+    return tensors, [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, groups: list[dict[str, Any]]) -> None:
@@ -147,4 +147,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, groups
     for key, value in tensors.items():
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = value
+    # how the step is computed is this start's choice, and a rate that a recorded step reads keeps its place in memory
+    own = [{name: group[name] for name in ("fused", "capturable", "foreach") if name in group}
+           for group in optimizer.param_groups]  # fmt: skip
+    rates = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for group, choice, rate in zip(optimizer.param_groups, own, rates, strict=True):
+        group.update(choice)
+        if isinstance(rate, Tensor):
+            group["lr"] = rate.fill_(group["lr"])

@@ -12,13 +12,16 @@ import torch
 from ..errors import ConfigError
 
 
-def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | None = None) -> Any:
+def start(
+    precision: str = "no", trackers: Sequence[str] = (), folder: Path | None = None, tf32: bool = True
+) -> Any:
     """An `accelerate.Accelerator`.
 
     Args:
         precision: "no", "bf16" or "fp16".
         trackers: names that Accelerate knows ("tensorboard", "wandb", "trackio", ...).
         folder: where trackers write.
+        tf32: whether matrix products of float32 on a GPU are made in TF32, the mask kernels' included.
 
     Raises:
         ConfigError: precision that the device lacks, an unknown or missing tracker, or a launch that asked for more
@@ -51,6 +54,9 @@ def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | No
     except (ValueError, ImportError) as error:
         raise ConfigError(f"Accelerate can't start: {str(error).splitlines()[0]}") from None
     _check_promise(accelerator)
+    if not cpu:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
     return accelerator
 
 

@@ -24,6 +24,7 @@ from ..config import OptimSettings, RunSettings
 from ..data.loader import Batch, Loader
 from ..errors import Interrupted, NonFiniteError
 from .checkpoint import CheckpointStore, optimizer_tensors, restore_optimizer
+from .graph import Recorder, StepGraph, recorder_for
 from .progress import Bar, Screen
 from .seeding import random_state, restore_random_state, seed_all
 
@@ -90,13 +91,25 @@ def learning_rate(settings: OptimSettings, step: int, total: int) -> float:
     return settings.lr * warm
 
 
-def build_optimizer(settings: OptimSettings, module: nn.Module) -> torch.optim.Optimizer:
-    """The stage's optimiser over the parameters that learn."""
+def build_optimizer(settings: OptimSettings, module: nn.Module, recorded: bool = False) -> torch.optim.Optimizer:
+    """The stage's optimiser over the parameters that learn; on a GPU in one launch, and fit for a graph if `recorded`."""
     parameters = [p for p in module.parameters() if p.requires_grad]
+    fused = bool(parameters) and all(p.is_cuda for p in parameters)
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(parameters, settings.lr, momentum=0.9, weight_decay=settings.weight_decay, fused=fused)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind(parameters, settings.lr, weight_decay=settings.weight_decay)
+    # a replayed step reads its learning rate from memory
+    rate: Any = torch.tensor(settings.lr, device=parameters[0].device) if recorded else settings.lr
+    return kind(parameters, rate, weight_decay=settings.weight_decay, fused=fused, capturable=recorded and fused)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group, in place where it is a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 class Trainer:
@@ -108,6 +121,9 @@ class Trainer:
         seed: of the run.
         screen: for people.
         observe: called after every optimiser step with the stage's name, the step and the step's losses.
+
+    Attributes:
+        recorder: how a step is recorded where `run.cuda_graph` is set; None: not on this device.
     """
 
     def __init__(
@@ -120,6 +136,7 @@ class Trainer:
     ) -> None:
         self.accelerator, self.run, self.seed, self.screen, self.observe = accelerator, run, seed, screen, observe
         self.stop = threading.Event()
+        self.recorder: Recorder | None = recorder_for(accelerator.device) if run.cuda_graph else None
 
     def fit(self, stage: Stage, loader: Loader, settings: OptimSettings, store: CheckpointStore) -> Fit:
         """Train a stage to its end, from its newest checkpoint where there is one.
@@ -180,9 +197,12 @@ class _Fitting:
     ) -> None:
         self.trainer, self.stage, self.loader, self.settings, self.store = trainer, stage, loader, settings, store
         self.accelerator, self.run = trainer.accelerator, trainer.run
-        self.plain = build_optimizer(settings, stage.module)
+        recorded = self._can_record()
+        self.plain = build_optimizer(settings, stage.module, recorded)
         self.module, self.optimizer = self.accelerator.prepare(stage.module, self.plain)
         self.position = self._resume()
+        recorder = self.trainer.recorder
+        self.graph = StepGraph(self._learn, recorder) if recorded and recorder is not None else None
         self.saved = time.monotonic()
 
     def epoch(self, bar: Bar) -> None:
@@ -191,8 +211,7 @@ class _Fitting:
         self.module.train()
         for micros in _steps(self.loader.epoch(position.epoch, position.step)):
             number = position.epoch * per_epoch + position.step
-            for group in self.plain.param_groups:
-                group["lr"] = learning_rate(self.settings, number, self.settings.epochs * per_epoch)
+            set_rate(self.plain, learning_rate(self.settings, number, self.settings.epochs * per_epoch))
             parts = self._step(micros, number)
             position.step += 1
             bar.advance()
@@ -212,11 +231,39 @@ class _Fitting:
         if time.monotonic() - self.saved >= self.run.checkpoint_seconds or position.epoch == self.settings.epochs:
             self._save()
 
+    def _can_record(self) -> bool:
+        """Whether this stage's steps are recorded: asked for, of one micro-batch on one device, with nothing in between
+        that looks at the device."""
+        return (
+            self.run.cuda_graph
+            and self.trainer.recorder is not None
+            and getattr(self.stage, "recordable", False)
+            and self.loader.accumulate == 1
+            and ranks.world_size() == 1
+            and self.settings.optimizer != "sgd"
+            and getattr(self.accelerator, "scaler", None) is None
+        )
+
+    def _learn(self, batch: Batch) -> dict[str, Tensor]:
+        """Forward, backward and the optimiser's step of one batch."""
+        losses = self.stage.losses(self.module, batch, self.position.epoch)
+        self.accelerator.backward(losses["loss"])
+        if self.settings.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {name: value.detach().to(torch.float64) for name, value in losses.items()}
+
     def _step(self, micros: Iterator[Batch], number: int) -> dict[str, Tensor]:
         """One optimiser step over its micro-batches; returns this rank's part of the step's losses."""
+        if self.graph is not None:
+            batch = next(micros).to(self.accelerator.device)
+            parts = self.graph(batch, self.stage.fixed(self.position.epoch))  # type: ignore[attr-defined]
+            self._check_finite(parts, number)
+            self._add_up(parts, batch.normaliser)
+            return parts
         accelerator = self.accelerator
-        parts: dict[str, Tensor] = {}
-        instances = 0.0
+        parts = {}
         for batch in micros:
             batch = batch.to(accelerator.device)
             with nullcontext() if batch.closes_step else accelerator.no_sync(self.module):
@@ -226,15 +273,17 @@ class _Fitting:
             for name, value in losses.items():
                 wide = value.detach().to(torch.float64)
                 parts[name] = parts[name] + wide if name in parts else wide
-            instances = batch.normaliser * ranks.world_size()
         if self.settings.clip_norm is not None:
             accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        sums = self.position.sums
+        self._add_up(parts, batch.normaliser)
+        return parts
+
+    def _add_up(self, parts: Mapping[str, Tensor], normaliser: float) -> None:
+        sums, instances = self.position.sums, normaliser * ranks.world_size()
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value * instances
-        return parts
 
     def _check_finite(self, losses: Mapping[str, Tensor], number: int) -> None:
         # a look at the numbers waits for a GPU, so there it comes only now and then

@@ -23,11 +23,13 @@ class LogitSource:
             of the whole split [N, M, C, ...] with the batch's rows [B] in it.
         modalities: what a batch must hold for it: nothing when they come from a table.
         about: one line for people.
+        resident: whether they lie in the device's memory.
     """
 
     look: Callable[[Batch], tuple[Tensor, Tensor | None]]
     modalities: tuple[str, ...]
     about: str
+    resident: bool = False
 
     def gather(self, batch: Batch) -> Tensor:
         """Logits [B, M, C, ...] of the batch, in float32 or float64."""
@@ -86,7 +88,7 @@ def constant_logits(
         with experiment.screen.task(f"cache {name}", steps) as bar:
             found = build_cache(folder, expected, live, loader, accelerator.device, dtype, bar.advance)
     about = f"table of {list(found.shape)} {dtype}, {size / 1e6:.1f} MB"
-    return LogitSource(lambda batch: found.look(batch.index), (), about)
+    return LogitSource(lambda batch: found.look(batch.index), (), about, found.resident)
 
 
 def _choose(settings: CacheSettings, count: int, row: Tensor) -> tuple[str, int]:

@@ -8,6 +8,7 @@ a table computed once, and the step costs what the student costs.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 from torch import Tensor, nn
@@ -81,6 +82,17 @@ class Distill:
     def modalities(self) -> list[str]:
         """What a batch must hold: with cached teachers the student's modality alone."""
         return sorted({self.experiment.target, *self.teachers.modalities})
+
+    @property
+    def recordable(self) -> bool:
+        """Whether `losses` can be recorded: it can where it reads the teachers' logits from the device's memory."""
+        return self.teachers.resident
+
+    def fixed(self, epoch: int) -> tuple[Hashable, ...]:
+        """What `losses` takes from Python and not from memory: a recorded step holds while it stays the same."""
+        weights = self.experiment.recipe.distill.weights
+        draws = epoch if self.rule.name == "random" else 0
+        return decayed(weights.kd, weights.kd_decay, epoch), decayed(weights.balance, weights.balance_decay, epoch), draws
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         recipe, weights = self.experiment.recipe, self.experiment.recipe.distill.weights

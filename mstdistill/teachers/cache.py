@@ -61,6 +61,11 @@ class LogitCache:
     def __len__(self) -> int:
         return int(self.shape[0])
 
+    @property
+    def resident(self) -> bool:
+        """Whether the table is held on the device."""
+        return self._resident is not None
+
     def look(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Where the rows of these positions [B] are: the table [N, M, C, ...] on its device and the positions there,
         or, where the table stays on disk, the rows themselves [B, M, C, ...] and None."""
