@@ -50,7 +50,6 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-@torch.compiler.assume_constant_result
 def _mode() -> tuple[str, bool, str, bool]:
     """(mode, interpreted, why Triton is missing, whether to look into indices): constants as far as torch.compile cares."""
     mode = os.environ.get("MSTDISTILL_KERNELS", "auto")
@@ -60,9 +59,13 @@ def _mode() -> tuple[str, bool, str, bool]:
     return mode, interpreted(), missing, os.environ.get("MSTDISTILL_KERNELS_CHECK", "0") == "1"
 
 
-@torch.compiler.assume_constant_result
 def _unsupported(device: torch.device) -> str:
     return gpu_unsupported(device)
+
+
+# `torch.compiler.assume_constant_result` by its mark: calling it would import the compiler, seconds of start-up
+_mode._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_unsupported._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def use_triton(*tensors: Tensor | None) -> bool:

@@ -37,17 +37,22 @@ class Distilled:
     task: Tensor
 
 
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """sum_c p (log p - log q) per instance, dense: the mean over the pixels."""
+    p = log_p.exp()
+    # p = 0 where a masked class has -inf in the reference: 0 * (-inf - x) counts as 0, as in KL
+    nothing = p == 0
+    if log_p.requires_grad:  # neither may the gradient at p meet an infinite logarithm
+        log_p, log_q = torch.where(nothing, 0.0, log_p), torch.where(nothing, 0.0, log_q)
+    rows = (p * (log_p - log_q)).masked_fill(nothing, 0.0).sum(dim=1)
+    return rows.flatten(1).mean(dim=1) if rows.dim() > 1 else rows
+
+
 def kd_reference(learner: Tensor, reference: Tensor, temperature: float) -> Tensor:
     """KD(learner <- reference) [B] in plain PyTorch."""
     acc = wide(torch.promote_types(learner.dtype, reference.dtype))
-    log_q = (learner.to(acc) / temperature).log_softmax(dim=1)
-    log_p = (reference.to(acc) / temperature).log_softmax(dim=1)
-    # p = 0 where a masked class has -inf in the reference: 0 * (-inf - x) counts as 0, as in KL
-    p = log_p.exp()
-    nothing = p == 0
-    gap = torch.where(nothing, 0.0, log_p) - torch.where(nothing, 0.0, log_q)
-    rows = (p * gap).sum(dim=1) * temperature**2
-    return rows.flatten(1).mean(dim=1) if rows.dim() > 1 else rows
+    log_p, log_q = ((x.to(acc) / temperature).log_softmax(dim=1) for x in (reference, learner))
+    return _divergence(log_p, log_q) * temperature**2
 
 
 def distillation_loss_reference(
@@ -70,14 +75,13 @@ def distillation_loss_reference(
         chosen = [teachers[at, m] for m in range(teachers.shape[1])]
     else:
         chosen = [teachers[at, indices[:, i]] for i in range(indices.shape[1])]
-    if weights is None:
-        weights = student.new_full((len(student), len(chosen)), 1.0 / len(chosen), dtype=acc)
-    weights = weights.to(acc)
     if mixture:
         logits = torch.stack(chosen, dim=1).to(acc)
-        kd = kd_reference(student, torch.einsum("bm,bm...->b...", weights, logits), temperature)
-    else:
-        kd = (torch.stack([kd_reference(student, z, temperature) for z in chosen], dim=1) * weights).sum(dim=1)
+        share = logits.new_full(logits.shape[:2], 1.0 / len(chosen)) if weights is None else weights.to(acc)
+        chosen, weights = [torch.einsum("bm,bm...->b...", share, logits)], None
+    log_q = (student.to(acc) / temperature).log_softmax(dim=1)
+    each = torch.stack([_divergence((z.to(acc) / temperature).log_softmax(dim=1), log_q) for z in chosen], dim=1)
+    kd = (each.mean(dim=1) if weights is None else (each * weights.to(acc)).sum(dim=1)) * temperature**2
     loss = kd if kd_scale is None else kd * kd_scale.to(acc)
     task = torch.zeros_like(kd)
     if label is not None:

@@ -70,6 +70,8 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     num_teachers = scores.shape[-1]
     if not 1 <= k <= num_teachers:
         raise ValueError(f"k={k}: must be between 1 and the number of teachers, {num_teachers}")
+    if k == 1:  # the first of the largest, as argmax promises
+        return scores.detach().argmax(dim=-1, keepdim=True)
     return scores.detach().sort(dim=-1, descending=True, stable=True).indices[..., :k]
 
 

@@ -56,13 +56,16 @@ def _row(case: Case, name: str, figures: Figures, ours: float | None, ceiling: f
     }  # fmt: skip
 
 
-def on_gpu(chosen: list[Case], baselines: list[str]) -> dict[str, Any]:
+def on_gpu(chosen: list[Case], baselines: list[str], budget: float) -> dict[str, Any]:
     """Times of every case on the GPU."""
-    gpu, rows, missing = Gpu(), [], []
+    gpu, rows, missing, started = Gpu(), [], [], time.monotonic()
     ceiling = gpu.copy_ceiling()
     for case in chosen:
         ours: float | None = None
         for name, form in forms_of(case, baselines).items():
+            if time.monotonic() - started > budget:
+                missing.append(f"{case.kernel} {case.shape} {name}: beyond --budget")
+                continue
             try:
                 figures = gpu.measure(case, form)
                 figures["error"] = error_of(case, form, gpu.device) if case.bytes_both < 2e9 else None
@@ -113,6 +116,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shape", default="", help="only shapes whose name holds this")
     parser.add_argument("--baselines", default=",".join(BASELINES), help=f"of {', '.join(BASELINES)}; default all")
     parser.add_argument("--plan", action="store_true", help="bytes and operations only; measure nothing")
+    parser.add_argument("--budget", type=float, default=float("inf"), metavar="SECONDS",
+                        help="on a GPU: measure no more forms after this long, and say which were left out")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="write roofline plots (needs matplotlib and a GPU)")
@@ -128,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     facts: dict[str, Any] = {"device": "none", "rows": [], "missing": ["everything but the plan: --plan"]}
     if not options.plan:
-        facts = on_gpu(chosen, baselines) if torch.cuda.is_available() else on_cpu(chosen, baselines)
+        facts = on_gpu(chosen, baselines, options.budget) if torch.cuda.is_available() else on_cpu(chosen, baselines)
     for name, package in (("liger", "liger_kernel"),):
         if name in baselines and not options.plan and not _installed(package):
             facts["missing"].append(f"baseline {name}: {package} is not installed")

@@ -1,4 +1,4 @@
-"""What only a GPU can show. One command: `pytest -m gpu`."""
+"""What only a GPU can show. Needs the whole package; one command: `pytest -m gpu`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from .toy import run
+from ..toy import run
 
 pytestmark = pytest.mark.gpu
 
