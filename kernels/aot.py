@@ -164,8 +164,9 @@ def _mask() -> Iterator[Build]:
                         constants["W"] = 2 * heads * width + 8
                     yield Build("mask", kernel, f"{kind} dh={width}", types, constants, warps, stages,
                                 ("gfx942",) if hip else ("sm_80", "sm_90", "sm_100"))  # fmt: skip
-    for layout, (d, positions, wide) in {"vectors": (596, 1, False), "maps": (512, 1200, False),
-                                         "small maps": (512, 49, False), "tokens": (768, 197, True)}.items():  # fmt: skip
+    layouts = {"vectors": (596, 1, False), "maps": (512, 1200, False), "small maps": (512, 49, False),
+               "tokens": (768, 197, True)}  # fmt: skip
+    for layout, (d, positions, wide) in layouts.items():
         bd, bp = mask.apply_tiles(d, positions, wide)
         strides = [f"{x}_{axis}" for x in ("feature", "out") for axis in "bdp"]
         yield Build("mask", "apply_mask", layout, {

@@ -1,7 +1,7 @@
 """Which form of an operation runs: Triton on a GPU, plain PyTorch elsewhere, or what `MSTDISTILL_KERNELS` says.
 
-`MSTDISTILL_KERNELS=auto` (default) takes Triton where every tensor is on a GPU that Triton can compile for, `torch` never
-does, `triton` insists. With `TRITON_INTERPRET=1` Triton's interpreter runs the same kernels on the CPU, for tests.
+`MSTDISTILL_KERNELS=auto` (default) takes Triton where every tensor is on a GPU that Triton can compile for, `torch`
+never does, `triton` insists. With `TRITON_INTERPRET=1` Triton's interpreter runs the same kernels on the CPU, for tests.
 `MSTDISTILL_KERNELS_CHECK=1` looks into index tensors on a GPU too, at the price of waiting for it.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def triton_missing() -> str:
     return ""
 
 
-@lru_cache(maxsize=None)
+@cache
 def gpu_unsupported(device: torch.device) -> str:
     """Why Triton can't compile for this GPU, or an empty string."""
     if torch.version.hip is not None:
@@ -51,7 +51,7 @@ def interpreted() -> bool:
 
 
 def _mode() -> tuple[str, bool, str, bool]:
-    """(mode, interpreted, why Triton is missing, whether to look into indices): constants as far as torch.compile cares."""
+    """(mode, interpreted, why Triton is missing, whether to look into indices): constants for torch.compile."""
     mode = os.environ.get("MSTDISTILL_KERNELS", "auto")
     if mode not in MODES:
         raise ValueError(f"MSTDISTILL_KERNELS={mode!r}: must be one of {', '.join(MODES)}")
@@ -93,7 +93,7 @@ def use_triton(*tensors: Tensor | None) -> bool:
 
 
 def check_indices(name: str, indices: Tensor, limit: int) -> None:
-    """Raise ValueError where an index is not in [0, limit). On a GPU only with `MSTDISTILL_KERNELS_CHECK=1`: it waits."""
+    """Raise ValueError where an index is not in [0, limit); on a GPU only if told, since it waits."""
     if torch.compiler.is_compiling() or (indices.is_cuda and not _mode()[3]) or indices.numel() == 0:
         return
     low, high = int(indices.min()), int(indices.max())

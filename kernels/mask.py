@@ -113,7 +113,8 @@ class MaskWeights:
     @classmethod
     def stack(cls, masks: list[MaskWeights]) -> MaskWeights:
         """Several masks of one size as one."""
-        return cls(*(torch.stack([getattr(mask, name) for mask in masks]) for name in _NAMES), masks[0].num_heads)
+        stacked = {name: torch.stack([getattr(mask, name) for mask in masks]) for name in _NAMES}
+        return cls(num_heads=masks[0].num_heads, **stacked)
 
     def grouped(self) -> MaskWeights:
         """With the leading axis G, of 1 where there was none."""
@@ -123,7 +124,7 @@ class MaskWeights:
         return self._map(lambda x: x[group])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> MaskWeights:
-        return MaskWeights(*(change(getattr(self, name)) for name in _NAMES), self.num_heads)
+        return MaskWeights(num_heads=self.num_heads, **{name: change(getattr(self, name)) for name in _NAMES})
 
     @property
     def hidden(self) -> int:

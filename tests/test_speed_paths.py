@@ -115,7 +115,9 @@ def test_a_recording_copies_batches_in_and_is_renewed_with_its_key() -> None:
 
     def batch(*values: float) -> Batch:
         count = len(values)
-        return Batch({"x": torch.tensor(values)}, torch.zeros(count), torch.arange(count), torch.ones(count), float(count))
+        return Batch(
+            {"x": torch.tensor(values)}, torch.zeros(count), torch.arange(count), torch.ones(count), float(count)
+        )
 
     graph = StepGraph(step, Again(), warmup=1)
     assert [float(graph(batch(i, i), "a")["loss"]) for i in range(4)] == [0.0, 2.0, 4.0, 6.0]

@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--baselines", default=",".join(BASELINES), help=f"of {', '.join(BASELINES)}; default all")
     parser.add_argument("--plan", action="store_true", help="bytes and operations only; measure nothing")
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="SECONDS",
-                        help="on a GPU: measure no more forms after this long, and say which were left out")  # fmt: skip
+                        help="on a GPU: measure no more after this long, and say what was left out")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="write roofline plots (needs matplotlib and a GPU)")

@@ -131,13 +131,15 @@ def _kd(rows: int, teachers: int, classes: int, k: int, dtype: torch.dtype, on_c
     forms: dict[str, Form] = {"ours": ours, "plain": plain, "eager": eager}
     liger = _liger()
     if liger is not None and not dense and not soft:
+
         def with_liger(x: Inputs) -> Tensor:
             return textbook(x, lambda q, p: liger(q, p).unsqueeze(1))
 
         forms["liger"] = with_liger
     cell, read = rows * classes * max(1, math.prod(dense)), teachers if soft else k
     e = torch.finfo(dtype).bits // 8
-    name = f"B={rows} M={teachers} C={classes} k={'soft' if soft else k}{'' if not dense else ' @' + 'x'.join(map(str, dense))}"
+    pixels = f" @{'x'.join(str(n) for n in dense)}" if dense else ""
+    name = f"B={rows} M={teachers} C={classes} k={'soft' if soft else k}{pixels}"
     return Case(
         "kd-dense" if dense else "kd", name, dtype, make, ("student",), forms,
         (1 + read) * cell * e, (2 + read) * cell * e, (5.0 + 6 * read) * cell, (8.0 + 8 * read) * cell, on_cpu,

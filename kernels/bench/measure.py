@@ -1,5 +1,5 @@
-"""How it is measured. On a GPU: events, a pool of inputs larger than the L2 cache, a flush before each run, the copy ceiling
-of the same machine in the same run. On a CPU: wall time, and peak memory of a process of its own."""
+"""How it is measured. On a GPU: events, a pool of inputs larger than the L2 cache, a flush before each run, the copy
+ceiling of the same machine in the same run. On a CPU: wall time, and peak memory of a process of its own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import resource
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,10 @@ class Gpu:
         times = self.times([lambda: sink.copy_(source)])
         return 2 * source.numel() / statistics.median(times)
 
-    def times(self, calls: list[Callable[[], Any]], prepare: Callable[[int], Any] | None = None) -> list[float]:
+    def times(self, calls: Sequence[Callable[..., Any]], prepare: Callable[[int], Any] | None = None) -> list[float]:
         """Seconds of calls taken in turn; `prepare(i)` runs outside of what is timed and its result is passed on."""
         for i, call in enumerate(calls):
-            call(prepare(i)) if prepare else call()  # type: ignore[call-arg]
+            call(prepare(i)) if prepare else call()
         torch.cuda.synchronize()
         out: list[float] = []
         started = time.perf_counter()
@@ -68,7 +69,7 @@ class Gpu:
             self.flush.zero_()
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
-            calls[i](made) if prepare else calls[i]()  # type: ignore[call-arg]
+            calls[i](made) if prepare else calls[i]()
             end.record()
             torch.cuda.synchronize()
             out.append(begin.elapsed_time(end) / 1e3)
@@ -86,7 +87,7 @@ class Gpu:
         for what in ("forward", "both"):
             calls = [runner(form, x, y, what) for x, y in zip(pool, learns, strict=True)]
             found[what] = quantiles(self.times(calls))
-        backward = [lambda loss, y=y: torch.autograd.grad(loss, y, allow_unused=True) for y in learns]
+        backward = [partial(_backward, learns=y) for y in learns]
         found["backward"] = quantiles(self.times(backward, prepare=lambda i: form(pool[i])))
         both = runner(form, pool[0], learns[0], "both")
         found["peak_mb"] = self.peak(both)
@@ -128,6 +129,10 @@ class Gpu:
         except RuntimeError:
             torch.cuda.synchronize()
             return None
+
+
+def _backward(loss: Tensor, learns: list[Tensor]) -> Any:
+    return torch.autograd.grad(loss, learns, allow_unused=True)
 
 
 class Cpu:
@@ -190,7 +195,8 @@ def error_of(case: Case, form: Form, device: torch.device) -> float:
     """Largest relative error of loss and gradients against the plain form in float64 on the same inputs."""
     inputs = case.make(device, case.dtype, 0)
     exact = widened(inputs)
-    found, wanted = [], []
+    found: list[Tensor | None] = []
+    wanted: list[Tensor | None] = []
     for x, run, out in ((inputs, form, found), (exact, case.forms["plain"], wanted)):
         learns = trained(x, case.learns)
         loss = run(x)

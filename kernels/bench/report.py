@@ -25,7 +25,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def markdown(facts: Mapping[str, Any]) -> str:
     """Everything that was measured, for people."""
-    parts = [f"Device: {facts['device']}. torch {facts['torch']}, triton {facts['triton']}. Command: `{facts['command']}`."]
+    parts = [
+        f"Device: {facts['device']}. torch {facts['torch']}, triton {facts['triton']}. Command: `{facts['command']}`."
+    ]
     if facts["missing"]:
         parts.append("Missing: " + "; ".join(facts["missing"]) + ".")
     if facts.get("copy_gb_s"):
@@ -42,7 +44,9 @@ def markdown(facts: Mapping[str, Any]) -> str:
                     both["us"], f"{both['us_p20']:,.0f}-{both['us_p80']:,.0f}"]  # fmt: skip
             if on_gpu:
                 line += [row["gb_s"], row["share"], row["tflop_s"], row["graph_us"], row["launches"]]
-            rows.append([*line, row.get("peak_mb"), f"{row['ratio']:.2f}x" if row.get("ratio") else "-", row.get("error")])
+            rows.append(
+                [*line, row.get("peak_mb"), f"{row['ratio']:.2f}x" if row.get("ratio") else "-", row.get("error")]
+            )
         parts.append(table(head, rows))
     plan = [[p["kernel"], p["shape"], p["dtype"], p["bytes_forward"] / 1e6, p["bytes_both"] / 1e6,
              p["flops_both"] / 1e9, p["bytes_both"] / max(p["flops_both"], 1)] for p in facts["plan"]]  # fmt: skip

@@ -77,4 +77,3 @@ class _Nothing:
 
     def __exit__(self, *why: object) -> None:
         pass
-

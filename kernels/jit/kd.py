@@ -142,7 +142,8 @@ def _setup(ctx: Any, inputs: Any, output: Any) -> None:
     loss, kd, task, grad, each, reference = output
     ctx.mark_non_differentiable(kd, task, grad, each, reference)
     ctx.set_materialize_grads(False)
-    ctx.want_student, ctx.want_weights, ctx.want_reference, ctx.mixture = *inputs[11:14], mixture
+    ctx.want_student, ctx.want_weights, ctx.want_reference = inputs[11:14]
+    ctx.mixture = mixture
     ctx.types = (student.dtype, teachers.dtype, weights.dtype if weights is not None else None)
     ctx.save_for_backward(loss, grad, each, reference, teachers if mixture and inputs[12] else None, rows)
 
@@ -167,8 +168,8 @@ def _backward(ctx: Any, outer: Any, *_: Any) -> Any:
         loss, grad, each, reference, teachers, rows = ctx.saved_tensors
     except RuntimeError:
         raise RuntimeError(
-            "mstdistill.kernels: backward through distillation_loss runs once, it scales its gradient in place; compute "
-            "the loss again, or use MSTDISTILL_KERNELS=torch"
+            "mstdistill.kernels: backward through distillation_loss runs once, it scales its gradient in place; "
+            "compute the loss again, or use MSTDISTILL_KERNELS=torch"
         ) from None
     if ctx.want_student:
         torch.ops.mstdistill.scale_rows_(grad, outer)

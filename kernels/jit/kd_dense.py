@@ -1,4 +1,4 @@
-"""KD over many teachers per pixel, for logits [B, C, P] as convolutions leave them: lanes over pixels, classes in a loop.
+"""KD over many teachers per pixel, for logits [B, C, P] as convolutions leave them: pixels in lanes, classes in a loop.
 
 Neighbouring lanes read neighbouring addresses, and no class count is padded to a power of two. Bytes: (2 + K) B C P e
 from memory; the second reading of each block's classes comes from the caches.

@@ -1,6 +1,6 @@
 """KD over many teachers where a row of classes fits in registers: everything in one pass over student and teachers.
 
-Bytes for B rows, K chosen teachers, C classes of e bytes: (2 + K) B C e, each logit read once, the gradient written once.
+Bytes for B rows, K chosen teachers, C classes of e bytes: (2 + K) B C e, each logit read and the gradient written once.
 """
 
 from __future__ import annotations

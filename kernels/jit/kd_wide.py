@@ -1,7 +1,7 @@
 """KD over many teachers for many classes: statistics first, then loss and gradient, over slices of the classes.
 
 Two forms of the same sums. `kd_wide` takes a row per block and reads it twice, the second time from the L2 cache where
-the rows in flight fit. With few rows `kd_slices` and `kd_wide_sliced` share each row among many blocks, in two launches.
+the rows in flight fit. With few rows, `kd_slices` and then `kd_wide` share each row among many blocks, in two launches.
 Bytes: (3 + 2K) B C e at most, (2 + K) B C e where the second reading hits the cache.
 """
 
@@ -279,7 +279,7 @@ def kd_wide_reference(
     stats = stats_ptr + row * 3 * S * 2
     log_sum = combined(stats, S, SP, ACC)
     log_sum_z = combined(stats + 4 * S, S, SP, ACC)
-    base, readable = teacher_at(teacher_ptr, rows_ptr, indices_ptr, row, 0, N, M, teacher_n, teacher_m,
+    base, _ = teacher_at(teacher_ptr, rows_ptr, indices_ptr, row, 0, N, M, teacher_n, teacher_m,
                                 K, ROWS, INDICES, MIXTURE)  # fmt: skip
     own = tl.load(kd_ptr + row) / T / T
     scale = tl.full([], 1.0, ACC)

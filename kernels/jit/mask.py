@@ -2,8 +2,8 @@
 
 `packed` holds what one projection gives, row by row: all heads' q (times log2(e)/sqrt(dh)), all heads' k, t, each head
 padded with zeros to DH, a sum of at most three powers of two, so that 99 columns cost 112 and not 128. Scores are in
-base 2. Nothing of size d x d leaves the chip; forward saves y and the log-sum-exp. No atomics: backward takes one kernel
-over rows (dq) and one over columns (dk, dt).
+base 2. Nothing of size d x d leaves the chip; forward saves y and the log-sum-exp. No atomics: backward takes one
+kernel over rows (dq) and one over columns (dk, dt).
 
 Bytes (e of `packed`, W = 2 H DH + H): forward B d W e + 8 B H d, backward 2 B d W e + 12 B H d.
 """
@@ -219,7 +219,7 @@ def attend_backward_columns(
 def head_parts(width: int) -> tuple[int, int, int]:
     """A head's width as at most three descending powers of two of 16 or more (0: none), that hold it.
 
-    Up to 128 the sum is the width rounded up to 16 where three powers reach that; beyond, 192 or 256: finer splits spill.
+    Up to 128 the sum is the width rounded up to 16; beyond, 192 or 256: finer splits spill.
     """
     if width > 128:
         return (128, 64, 0) if width <= 192 else (256, 0, 0)

@@ -1,8 +1,8 @@
 """Routing in one launch each way; the equations are in `mstdistill.kernels.router`.
 
-Bytes, for B x M logits of e bytes: forward reads B*M*e, writes B*M*4 log-probabilities and B*k*8 indices; backward reads
-B*M*4 (twice that with an outer gradient) and writes B*M*e. Column sums take two stages, always in one order: each block
-leaves (maximum, sum) per column in scratch, and the block that arrives last, by an integer ticket, adds them up.
+Bytes, for B x M logits of e bytes: forward reads B*M*e, writes B*M*4 log-probabilities and B*k*8 indices; backward
+reads B*M*4 (twice that with an outer gradient) and writes B*M*e. Column sums take two stages, always in one order: each
+block leaves (maximum, sum) per column in scratch, and the block that arrives last, by an integer ticket, adds them up.
 """
 
 from __future__ import annotations
@@ -200,9 +200,7 @@ def tiles(rows: int, teachers: int) -> tuple[int, int, int, int, int]:
 
 
 @torch.library.custom_op("mstdistill::route", mutates_args=())
-def route(
-    logits: Tensor, weight: Tensor | None, k: int, mode: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def route(logits: Tensor, weight: Tensor | None, k: int, mode: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(log-probabilities [B, M], indices [B, k], log-sums [M], counts [M], balance loss [])."""
     rows, teachers = logits.shape
     acc, device = wide(logits.dtype), logits.device

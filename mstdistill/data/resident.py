@@ -1,4 +1,4 @@
-"""A split held on the training device: where the student is small, copying batches costs more than learning from them."""
+"""A split held on the training device: for a small student, copying batches costs more than learning from them."""
 
 from __future__ import annotations
 

@@ -148,8 +148,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, groups
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = value
     # how the step is computed is this start's choice, and a rate that a recorded step reads keeps its place in memory
-    own = [{name: group[name] for name in ("fused", "capturable", "foreach") if name in group}
-           for group in optimizer.param_groups]  # fmt: skip
+    choices = ("fused", "capturable", "foreach")
+    own = [{name: group[name] for name in choices if name in group} for group in optimizer.param_groups]
     rates = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     for group, choice, rate in zip(optimizer.param_groups, own, rates, strict=True):

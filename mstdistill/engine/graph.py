@@ -1,8 +1,8 @@
 """A training step recorded once and replayed: for small students the launches cost more than the work.
 
 What a recording holds fast: the addresses of inputs and outputs, so batches are copied into the recorded one; and every
-number that Python computed, so a step is recorded again when its `key` changes (loss weights, learning-rate warm-up goes
-through a tensor, a last batch of another size runs on its own).
+number that Python computed, so a step is recorded again when its `key` changes (loss weights, batch size; the learning
+rate lies in memory).
 """
 
 from __future__ import annotations

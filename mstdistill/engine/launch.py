@@ -12,9 +12,7 @@ import torch
 from ..errors import ConfigError
 
 
-def start(
-    precision: str = "no", trackers: Sequence[str] = (), folder: Path | None = None, tf32: bool = True
-) -> Any:
+def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | None = None, tf32: bool = True) -> Any:
     """An `accelerate.Accelerator`.
 
     Args:

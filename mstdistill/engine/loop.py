@@ -92,7 +92,7 @@ def learning_rate(settings: OptimSettings, step: int, total: int) -> float:
 
 
 def build_optimizer(settings: OptimSettings, module: nn.Module, recorded: bool = False) -> torch.optim.Optimizer:
-    """The stage's optimiser over the parameters that learn; on a GPU in one launch, and fit for a graph if `recorded`."""
+    """The stage's optimiser over the parameters that learn; on a GPU in one launch, fit for a graph if `recorded`."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     fused = bool(parameters) and all(p.is_cuda for p in parameters)
     if settings.optimizer == "sgd":

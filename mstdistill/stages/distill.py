@@ -92,7 +92,11 @@ class Distill:
         """What `losses` takes from Python and not from memory: a recorded step holds while it stays the same."""
         weights = self.experiment.recipe.distill.weights
         draws = epoch if self.rule.name == "random" else 0
-        return decayed(weights.kd, weights.kd_decay, epoch), decayed(weights.balance, weights.balance_decay, epoch), draws
+        return (
+            decayed(weights.kd, weights.kd_decay, epoch),
+            decayed(weights.balance, weights.balance_decay, epoch),
+            draws,
+        )
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         recipe, weights = self.experiment.recipe, self.experiment.recipe.distill.weights

@@ -58,7 +58,9 @@ def test_routing(size: tuple[int, int, int], mode: str) -> None:
 
         return loss
 
-    for a, b in zip(gradients(total(route), [logits]), gradients(total(route_reference), [logits.double()]), strict=True):
+    for a, b in zip(
+        gradients(total(route), [logits]), gradients(total(route_reference), [logits.double()]), strict=True
+    ):
         close(a, b, 2e-4)
     found, wanted = route(logits, k, weight), route_reference(logits, k, weight)
     assert (found.indices == wanted.indices).float().mean() > 0.9999  # ties after rounding may fall either way

@@ -9,7 +9,7 @@ from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-# dtype of the inputs -> relative tolerance against float64 on the same (rounded) inputs; half precision rounds gradients
+# dtype of the inputs, relative tolerance against float64 on the same (rounded) inputs; half precision rounds gradients
 DTYPES = [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 2e-2), (torch.float16, 4e-3)]
 
 

@@ -24,7 +24,22 @@ def learns(*shape: int, seed: int = 0) -> Tensor:
 
 INDICES = torch.tensor([[0, 1], [2, 0]], device=DEVICE)
 LABEL = torch.tensor([1, -100], device=DEVICE)
-ROUTED = (learns(2, 4), draw(2, 3, 4), None, INDICES, learns(2, 2), LABEL, None, None, 2.0, False, -100, True, True, False)
+ROUTED = (
+    learns(2, 4),
+    draw(2, 3, 4),
+    None,
+    INDICES,
+    learns(2, 2),
+    LABEL,
+    None,
+    None,
+    2.0,
+    False,
+    -100,
+    True,
+    True,
+    False,
+)
 MIXED = (learns(2, 4), draw(2, 3, 4), None, None, learns(2, 3), None, None, None, 2.0, True, -100, True, True, False)
 DENSE = (learns(2, 3, 5), learns(2, 1, 3, 5), None, None, None, None, None, None, 2.0, False, -100, True, False, True)
 PACKED = learns(2, 5, 2 * 2 * 16 + 8)
@@ -44,8 +59,8 @@ CALLS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 def test_opcheck(name: str) -> None:
     op, arguments = CALLS[name]
     utils = ["test_schema", "test_autograd_registration", "test_faketensor"]
-    # `distil` itself hands out the gradient that its backward scales in place, which a traced graph can't return as well;
-    # the public functions keep it to themselves, and test_compiles_without_a_graph_break runs those
+    # `distil` itself hands out the gradient that its backward scales in place, which a traced graph can't return as
+    # well; the public functions keep it to themselves, and test_compiles_without_a_graph_break runs those
     if name in ("route", "scalar_attention", "apply_mask"):
         utils.append("test_aot_dispatch_dynamic")
     torch.library.opcheck(op, arguments, test_utils=utils)
@@ -54,7 +69,12 @@ def test_opcheck(name: str) -> None:
 def functions() -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
     """The public functions as scalar-valued ones of float64 tensors that learn."""
     # drawn out here: a generator can't be traced
-    parameters, probs_weight, out_weight, teachers = layers(3, 4, 2, 0.5), draw(4, 3, seed=9), draw(2, 3, seed=5), draw(2, 3, 4)
+    parameters, probs_weight, out_weight, teachers = (
+        layers(3, 4, 2, 0.5),
+        draw(4, 3, seed=9),
+        draw(2, 3, seed=5),
+        draw(2, 3, 4),
+    )
 
     def routed(logits: Tensor) -> Tensor:
         found = route(logits, 2, None, "KL")
@@ -81,8 +101,8 @@ def functions() -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
 
 @pytest.mark.parametrize("name", ["route", "distil", "mixture", "mask"])
 def test_first_derivatives_and_no_second_ones(name: str) -> None:
-    """Along a random direction against finite differences (torch's gradcheck runs backward twice, which the distillation
-    losses refuse); a second derivative is refused in words, also where it is only a part of what is differentiated."""
+    """Along a random direction against finite differences (torch's gradcheck runs backward twice, which the
+    distillation losses refuse); a second derivative is refused in words, also where it is only a part of what is differentiated."""
     function, arguments = functions()[name]
     grads = torch.autograd.grad(function(*arguments), arguments)
     direction = [draw(*x.shape, seed=77 + i, scale=1.0) for i, x in enumerate(arguments)]

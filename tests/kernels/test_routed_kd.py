@@ -64,9 +64,9 @@ def test_equals_float64(
     form: str, size: tuple[int, int, int, int], dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tail = take(form, monkeypatch)
-    for given in ARGUMENTS if dtype == torch.float64 else ARGUMENTS[1:3]:
+    for chosen in ARGUMENTS if dtype == torch.float64 else ARGUMENTS[1:3]:
         batch, teachers, classes, _ = size
-        rest = arguments(size, tail, given)
+        rest = arguments(size, tail, chosen)
         weights = [rest.pop("weights")] if "weights" in rest else []
         student = draw(batch, classes, *tail, dtype=dtype)
         table = draw(batch + 3 if "rows" in rest else batch, teachers, classes, *tail, dtype=dtype)
@@ -82,7 +82,7 @@ def test_equals_float64(
             lambda *a: call(distillation_loss, *a), lambda *a: call(distillation_loss_reference, *a),
             [student, *weights],
         )  # fmt: skip
-        assert max(errors) <= tolerance, (given, errors)
+        assert max(errors) <= tolerance, (chosen, errors)
         assert torch.allclose(reports[0], reports[1], rtol=tolerance, atol=tolerance)
 
 
@@ -99,8 +99,12 @@ def test_hazards_are_defined(form: str, monkeypatch: pytest.MonkeyPatch) -> None
     """Large logits, equal ones, left-out classes, NaN: as in float64; a bad index is a NaN loss, not a wild read."""
     tail = take(form, monkeypatch)
     inf, nan = float("inf"), float("nan")
-    student = torch.tensor([[1e4, -1e4, 0, 5], [7, 7, 7, 7], [1, -inf, 2, 3], [1, 2, 3, 4], [0, 1, -inf, 2], [0, 0, 0, nan]])
-    teacher = torch.tensor([[-1e4, 1e4, 3, 5], [7, 7, 7, 7], [2, -inf, 1, 0], [1, nan, 2, 3], [0, -inf, 2, 1], [1, 2, 3, 4]])
+    student = torch.tensor(
+        [[1e4, -1e4, 0, 5], [7, 7, 7, 7], [1, -inf, 2, 3], [1, 2, 3, 4], [0, 1, -inf, 2], [0, 0, 0, nan]]
+    )
+    teacher = torch.tensor(
+        [[-1e4, 1e4, 3, 5], [7, 7, 7, 7], [2, -inf, 1, 0], [1, nan, 2, 3], [0, -inf, 2, 1], [1, 2, 3, 4]]
+    )
     if tail:
         student, teacher = (x[:, :, None, None].expand(-1, -1, *tail).contiguous() for x in (student, teacher))
     student, teacher = student.to(DEVICE), teacher.to(DEVICE)
@@ -141,8 +145,9 @@ def test_an_outer_gradient_of_one_leaves_the_stored_gradient(triton_kernels: Non
 
 
 @settings(max_examples=20, deadline=None)
-@given(form=st.sampled_from(["torch", *FORMS]), shape=st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 9)),
-       seed=st.integers(0, 10**6), temperature=st.sampled_from([0.5, 1.0, 4.0, 8.0]))  # fmt: skip
+@given(form=st.sampled_from(["torch", *FORMS]),
+       shape=st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 9)), seed=st.integers(0, 10**6),
+       temperature=st.sampled_from([0.5, 1.0, 4.0, 8.0]))  # fmt: skip
 def test_properties(form: str, shape: tuple[int, int, int], seed: int, temperature: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
         tail = take(form, patch) if form != "torch" else ()
