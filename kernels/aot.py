@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -23,18 +24,20 @@ from pathlib import Path
 from typing import Any
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+# Stands for GPUs with little shared memory; the mask's attention has tiles of its own for them.
+SMALL = "sm_89"
 # What a configuration may use. Registers a thread: the most that hardware gives (gfx942: of 512 unified ones).
 # Stack: at register counts where occupancy steps (48, 96, 128, 168) ptxas may park one 8-byte value.
 LIMITS = {
-    "stack": dict.fromkeys(TARGETS, 8),
-    "registers": {"sm_80": 255, "sm_90": 255, "sm_100": 255, "gfx942": 512},
-    "shared": {"sm_80": 164_000, "sm_90": 228_000, "sm_100": 228_000, "gfx942": 65_536},
+    "stack": dict.fromkeys((*TARGETS, SMALL), 8),
+    "registers": {"sm_80": 255, "sm_90": 255, "sm_100": 255, "gfx942": 512, SMALL: 255},
+    "shared": {"sm_80": 164_000, "sm_90": 228_000, "sm_100": 228_000, "gfx942": 65_536, SMALL: 101_376},
 }
 
 
 @dataclass(frozen=True)
 class Build:
-    """One kernel with everything that the compiler sees of a launch."""
+    """One kernel with everything that the compiler sees of a launch; "i32:16" is a multiple of 16, "one" is 1."""
 
     file: str
     kernel: str
@@ -60,16 +63,19 @@ def _route() -> Iterator[Build]:
             if (r, mp) in seen:
                 continue
             seen.add((r, mp))
-            nb = max(1, min(blocks, 4096 // mp))
             about = f"R={r} MP={mp}"
             ints = dict.fromkeys(("B", "M", "stride_b", "stride_m"), "i32")
-            yield Build("router", "route_forward", about, {
+            parts = {"peak_ptr": "*fp32", "sum_ptr": "*fp32", "count_ptr": "*i32", "part_ptr": "*fp32",
+                     "log_sums_ptr": "*fp32", "counts_ptr": "*i64", "loss_ptr": "*fp32"}  # fmt: skip
+            shared = {"MP": mp, "MODE": 2, "LOWEST": -1e30, "ACC": "fp32"}
+            yield Build("router", "route_forward", f"{about} {'alone' if blocks == 1 else 'of several'}", {
                 "logits_ptr": "*bf16", "weight_ptr": "*fp32", "log_probs_ptr": "*fp32", "indices_ptr": "*i64",
-                "peak_ptr": "*fp32", "sum_ptr": "*fp32", "count_ptr": "*i32", "part_ptr": "*fp32",
-                "ticket_ptr": "*i32", "log_sums_ptr": "*fp32", "counts_ptr": "*i64", "loss_ptr": "*fp32",
-                **ints, "blocks": "i32",
-            }, {"K": min(16, mp), "R": r, "MP": mp, "TILES": per_block, "NB": nb, "WEIGHTED": True, "MODE": 2,
-                "LOWEST": -1e30, "ACC": "fp32"}, warps)  # fmt: skip
+                **parts, **ints,
+            }, {"K": min(16, mp), "R": r, "TILES": per_block, "ALONE": blocks == 1, "WEIGHTED": True, **shared},
+                warps)  # fmt: skip
+            if blocks > 1:
+                yield Build("router", "route_sums", about, {**parts, "M": "i32", "blocks": "i32"},
+                            {"NB": max(1, min(512, 4096 // mp)), **shared}, warps)  # fmt: skip
             yield Build("router", "route_backward", about, {
                 "log_probs_ptr": "*fp32", "log_sums_ptr": "*fp32", "weight_ptr": "*fp32", "outer_ptr": "*fp32",
                 "sums_ptr": "*fp32", "loss_ptr": "*fp32", "grad_ptr": "*bf16", **ints,
@@ -109,13 +115,14 @@ def _kd() -> Iterator[Build]:
             yield Build("kd_rows", "kd_rows", f"{form} R={r} C={cp}", {
                 **_KD_POINTERS, **(float32 if form == "k=1" else {}),
                 **dict.fromkeys(("B", "N", "M", "C"), "i32"), **strides, **last, "ignore": "i32",
-            }, {"T": 4.0, "K": k, "R": r, "CP": cp, **flags, "ACC": "fp32"}, warps)  # fmt: skip
+            }, {"T": 4.0, "K": k, "R": r, "CP": cp, "ALIGN": math.gcd(cp, 16), **flags, "ACC": "fp32"},
+                warps)  # fmt: skip
         sizes = {**dict.fromkeys(("N", "M", "C"), "i32"), **strides, **last}
         heads = {name: _KD_POINTERS[name] for name in ("student_ptr", "teacher_ptr", "rows_ptr", "indices_ptr",
                                                        "weights_ptr")}  # fmt: skip
         where = {name: flags[name] for name in ("ROWS", "INDICES", "WEIGHTS", "MIXTURE")} | {"K": k}
         tail = {"slice_width": "i32", "S": "i32"}
-        constants = {"T": 4.0, "BC": kd_wide.BLOCK, "ACC": "fp32"}
+        constants = {"T": 4.0, "BC": kd_wide.BLOCK, "ALIGN": 8, "ACC": "fp32"}
         yield Build("kd_wide", "kd_slices", form, {**heads, "stats_ptr": "*fp32", **sizes, **tail},
                     {**constants, **where}, kd_wide.WARPS)  # fmt: skip
         for sliced in (False, True):
@@ -133,7 +140,8 @@ def _kd() -> Iterator[Build]:
                 **_KD_POINTERS, "stats_ptr": "*fp32", **dict.fromkeys(("N", "M", "C", "P"), "i32"), **strides,
                 "student_c": "i32", "teacher_c": "i32", "student_p": "one", "teacher_p": "one", "ignore": "i32",
             }, {"T": 4.0, "K": k, "PB": pb, **flags, "ACC": "fp32"}, 4)  # fmt: skip
-    yield Build("kd", "scale_rows", "", {"x_ptr": "*fp32", "factor_ptr": "*fp32", "width": "i32", "stride": "i32"},
+    yield Build("kd", "scale_rows", "", {"x_ptr": "*fp32", "factor_ptr": "*fp32", "width": "i32", "per_row": "i32",
+                                       "stride": "i32"},
                 {"BLOCK": 4096, "ACC": "fp32"}, 4)  # fmt: skip
 
 
@@ -149,21 +157,23 @@ def _mask() -> Iterator[Build]:
     for kind, (element, dtype, precision) in kinds.items():
         for width in widths:
             d0, d1, d2 = mask.head_parts(width)
-            for hip in (False, True):
+            for where in (("sm_80", "sm_90", "sm_100"), ("gfx942",), (SMALL,)):
                 for kernel in ("attend", "attend_backward_rows", "attend_backward_columns"):
                     backward = kernel != "attend"
-                    bm, bn, warps, stages = mask.tiles(dtype, width, precision, backward, hip)
+                    bm, bn, warps, stages = mask.tiles(
+                        dtype, width, precision, backward, where == ("gfx942",), where == (SMALL,)
+                    )
                     types = {"packed_ptr": f"*{element}", "y_ptr": "*fp32", "lse_ptr": "*fp32"}
                     if backward:
                         types |= {"delta_ptr": "*fp32", "grad_ptr": f"*{element}"}
-                    types |= dict.fromkeys(("d", "stride_b", "stride_d"), "i32")
+                    types |= {"d": "i32", "stride_b": "i32:16", "stride_d": "i32:16"}
                     constants = {"H": heads, "DH": width, "D0": d0, "D1": d1, "D2": d2, "BM": bm, "BN": bn,
                                  "PRECISION": precision, "UPCAST": False, "ACC": "fp32"}  # fmt: skip
                     if backward:
                         types |= {"delta_b": "i32", "delta_h": "i32", "delta_d": "one"}
-                        constants["W"] = 2 * heads * width + 8
-                    yield Build("mask", kernel, f"{kind} dh={width}", types, constants, warps, stages,
-                                ("gfx942",) if hip else ("sm_80", "sm_90", "sm_100"))  # fmt: skip
+                        constants["W"] = 2 * heads * width + 16
+                    about = f"{kind} dh={width}"
+                    yield Build("mask", kernel, about, types, constants, warps, stages, where)
     layouts = {"vectors": (596, 1, False), "maps": (512, 1200, False), "small maps": (512, 49, False),
                "tokens": (768, 197, True)}  # fmt: skip
     for layout, (d, positions, wide) in layouts.items():
@@ -221,8 +231,8 @@ def compile_for(build: Build, target: str) -> dict[str, Any]:
             constants[(position,)] = getattr(tl, "float32") if value == "fp32" else value  # noqa: B009
             signature[name] = "constexpr"
         else:
-            signature[name] = kind
-            if kind.startswith("*"):
+            signature[name] = kind.removesuffix(":16")
+            if kind.startswith("*") or kind.endswith(":16"):
                 aligned[(position,)] = [["tt.divisibility", 16]]
     where = GPUTarget("hip", target, 64) if target.startswith("gfx") else GPUTarget("cuda", int(target[3:]), 32)
     options = {"num_warps": build.warps, "num_stages": build.stages, "enable_fp_fusion": True}

@@ -1,7 +1,7 @@
 """Which form of an operation runs: Triton on a GPU, plain PyTorch elsewhere, or what `MSTDISTILL_KERNELS` says.
 
 `MSTDISTILL_KERNELS=auto` (default) takes Triton where every tensor is on a GPU that Triton can compile for, `torch`
-never does, `triton` insists. With `TRITON_INTERPRET=1` Triton's interpreter runs the same kernels on the CPU, for tests.
+never does, `triton` insists. With `TRITON_INTERPRET=1` Triton's interpreter runs the kernels on the CPU, for tests.
 `MSTDISTILL_KERNELS_CHECK=1` looks into index tensors on a GPU too, at the price of waiting for it.
 """
 
@@ -94,7 +94,9 @@ def use_triton(*tensors: Tensor | None) -> bool:
 
 def check_indices(name: str, indices: Tensor, limit: int) -> None:
     """Raise ValueError where an index is not in [0, limit); on a GPU only if told, since it waits."""
-    if torch.compiler.is_compiling() or (indices.is_cuda and not _mode()[3]) or indices.numel() == 0:
+    if torch.compiler.is_compiling() or indices.numel() == 0:
+        return
+    if indices.is_cuda and (not _mode()[3] or torch.cuda.is_current_stream_capturing()):
         return
     low, high = int(indices.min()), int(indices.max())
     if low < 0 or high >= limit:

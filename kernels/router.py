@@ -148,7 +148,8 @@ def balance_from_sums(log_sums: Tensor, total: float | Tensor, mode: str) -> Ten
     num_teachers = log_sums.shape[0]
     if mode not in BALANCES[1:]:
         raise ValueError(f"load balance {mode!r}: must be 'KL' or 'CV'")
-    amount = torch.as_tensor(total, dtype=log_sums.dtype, device=log_sums.device)
+    # made on the device: a copy from the host would wait, and can't be captured in a graph
+    amount = total.to(log_sums.dtype) if isinstance(total, Tensor) else log_sums.new_full((), total)
     nobody = amount == 0
     log_sums = torch.where(nobody, 0.0, log_sums)
     if mode == "KL":

@@ -118,6 +118,7 @@ class CacheSettings(Settings):
     mode: Literal["auto", "always", "never"] = "auto"
     dtype: Literal["auto", "float16", "float32", "float64"] = "auto"
     budget_gb: float = Field(20.0, gt=0, description="largest cache on disk; beyond it teachers run live")
+    resident_gb: float = Field(8.0, ge=0, description="a cache up to this size is held in a GPU's memory")
 
 
 class CotrainSettings(OptimSettings):

@@ -22,6 +22,13 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert result.summary["networks"][-1]["test"]["accuracy"] > 0.4  # type: ignore[attr-defined]
 
 
+def test_the_kernel_example_runs() -> None:
+    example = next(code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "routed_kd_loss(" in code)
+    scope: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), scope)
+    assert scope["student_logits"].grad is not None  # type: ignore[attr-defined]
+
+
 def test_commands_name_valid_settings() -> None:
     commands = re.findall(r"^mstdistill train (\S+)(.*?)(?:#.*)?$", README, re.MULTILINE)
     assert len(commands) >= 4

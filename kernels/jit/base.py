@@ -1,7 +1,8 @@
-"""What the launchers share: types, sizes, the ticket of last-arriver reductions, and refusal of second derivatives."""
+"""What the launchers share: types, sizes, partial sums, alignment, and refusal of second derivatives."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -24,18 +25,6 @@ def pow2(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-_tickets: dict[tuple[torch.device, int], Tensor] = {}
-
-
-def ticket(device: torch.device) -> Tensor:
-    """A counter that is zero between launches, one per stream: the last block to arrive resets it."""
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    key = (device, stream)
-    if key not in _tickets:
-        _tickets[key] = torch.zeros(1, dtype=torch.int32, device=device)
-    return _tickets[key]
-
-
 def no_second_derivative(op: Any, name: str) -> None:
     """Make differentiating a backward operator an error that says so."""
 
@@ -46,6 +35,11 @@ def no_second_derivative(op: Any, name: str) -> None:
         raise RuntimeError(f"mstdistill.kernels: {name} can be differentiated once; use MSTDISTILL_KERNELS=torch")
 
     op.register_autograd(backward, setup_context=setup)
+
+
+def alignment(*numbers: int) -> int:
+    """The largest power of two up to 16 that divides all numbers other than 1: loads may be that many elements wide."""
+    return math.gcd(16, *(n for n in numbers if n != 1))
 
 
 _SUMMED = ("loss", "kd", "task", "each")

@@ -21,12 +21,13 @@ Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @triton.jit
-def scale_rows(x_ptr, factor_ptr, width, stride, BLOCK: tl.constexpr, ACC: tl.constexpr):
-    """x [B, width] times factor [B] in place; rows with factor 1 are left as they are."""
-    row = tl.program_id(0).to(tl.int64)
+def scale_rows(x_ptr, factor_ptr, width, per_row, stride, BLOCK: tl.constexpr, ACC: tl.constexpr):
+    """x [B, width] times factor [B] in place; rows with factor 1 are left as they are. `per_row` blocks take a row."""
+    block = tl.program_id(0).to(tl.int64)
+    row = block // per_row
     factor = tl.load(factor_ptr + row * stride).to(ACC)
     if factor != 1.0:
-        lane = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        lane = block % per_row * BLOCK + tl.arange(0, BLOCK)
         at = x_ptr + row * width + lane
         x = tl.load(at, mask=lane < width).to(ACC) * factor
         tl.store(at, x.to(x_ptr.dtype.element_ty), mask=lane < width)
@@ -39,9 +40,10 @@ def scale_rows_(x: Tensor, factor: Tensor) -> None:
         return
     width = x[0].numel()
     block = min(4096, triton.next_power_of_2(width))
+    per_row = triton.cdiv(width, block)
     with on_device(x):
-        scale_rows[(len(x), triton.cdiv(width, block))](
-            x, factor, width, factor.stride(0), BLOCK=block, ACC=acc_type(x.dtype),
+        scale_rows[(len(x) * per_row,)](
+            x, factor, width, per_row, factor.stride(0), BLOCK=block, ACC=acc_type(x.dtype),
             num_warps=4, enable_fp_fusion=FUSE_MULTIPLY_ADD,
         )  # fmt: skip
 
@@ -179,9 +181,11 @@ def _backward(ctx: Any, outer: Any, *_: Any) -> Any:
         if ctx.want_reference:
             grads[1] = reference.unsqueeze(1).to(ctx.types[1])
     if ctx.want_weights and ctx.mixture:
-        table = teachers if rows is None else teachers[rows]
-        flat = table.flatten(2).to(reference.dtype)
-        grads[4] = torch.einsum("bmc,bc->bm", flat, reference.flatten(1)).to(ctx.types[2])
+        # one teacher at a time: a copy of all of them could be larger than everything else
+        each_teacher = (teachers[:, m] if rows is None else teachers[rows, m] for m in range(teachers.shape[1]))
+        flat = reference.flatten(1)
+        columns = [(z.flatten(1).to(flat.dtype) * flat).sum(dim=1) for z in each_teacher]
+        grads[4] = torch.stack(columns, dim=1).to(ctx.types[2])
     elif ctx.want_weights:
         grads[4] = (each * outer.unsqueeze(1)).to(ctx.types[2])
     if torch.is_grad_enabled():

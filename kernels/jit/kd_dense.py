@@ -30,10 +30,10 @@ def dense_teacher(base, weights_ptr, instance, offset, live, teacher_m, c, teach
                 weight = tl.load(weights_ptr + instance * K + teacher).to(ACC)
             else:
                 weight = tl.full([1], 1.0, ACC) / K
-            at = base + teacher * teacher_m + c * teacher_c + offset
+            at = base + tl.cast(teacher, tl.int64) * teacher_m + tl.cast(c, tl.int64) * teacher_c + offset
             mixed += tl.load(at, mask=live, other=0.0).to(ACC) * weight
         return mixed / T
-    return tl.load(base + c * teacher_c + offset, mask=live, other=0.0).to(ACC) / T
+    return tl.load(base + tl.cast(c, tl.int64) * teacher_c + offset, mask=live, other=0.0).to(ACC) / T
 
 
 @triton.jit
@@ -87,9 +87,9 @@ def kd_dense(
     WEIGHTS: tl.constexpr, LABEL: tl.constexpr, KD_SCALE: tl.constexpr, TASK_SCALE: tl.constexpr,
     MIXTURE: tl.constexpr, GRAD: tl.constexpr, EACH: tl.constexpr, REFERENCE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    part = tl.program_id(0)
-    instance = tl.program_id(1).to(tl.int64)
-    S = tl.num_programs(0)
+    instance = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    S = tl.num_programs(1)
     CHOICES: tl.constexpr = 1 if MIXTURE else K
     pixel = (part * PB + tl.arange(0, PB)).to(tl.int64)
     live = pixel < P
@@ -98,7 +98,7 @@ def kd_dense(
     peak, total = tl.full([PB], float("-inf"), ACC), tl.zeros([PB], ACC)
     peak1, total1 = tl.full([PB], float("-inf"), ACC), tl.zeros([PB], ACC)
     for c in range(C):
-        x = tl.load(source + c * student_c, mask=live, other=0.0).to(ACC)
+        x = tl.load(source + tl.cast(c, tl.int64) * student_c, mask=live, other=0.0).to(ACC)
         peak, total = merge_each(peak, total, x / T)
         if LABEL:
             peak1, total1 = merge_each(peak1, total1, x)
@@ -131,7 +131,7 @@ def kd_dense(
         if EACH or REFERENCE:
             own = tl.zeros([PB], ACC)
             for c in range(C):
-                log_q = tl.load(source + c * student_c, mask=live, other=0.0).to(ACC) / T - log_sum
+                log_q = tl.load(source + tl.cast(c, tl.int64) * student_c, mask=live, other=0.0).to(ACC) / T - log_sum
                 log_p = dense_teacher(base, weights_ptr, instance, pixel * teacher_p, live, teacher_m, c, teacher_c,
                                       K, WEIGHTS, MIXTURE, T, ACC) - single  # fmt: skip
                 p = tl.exp(log_p)
@@ -155,7 +155,7 @@ def kd_dense(
     gap = tl.zeros([PB], ACC)
     task = tl.zeros([PB], ACC)
     for c in range(C):
-        s = tl.load(source + c * student_c, mask=live, other=0.0).to(ACC)
+        s = tl.load(source + tl.cast(c, tl.int64) * student_c, mask=live, other=0.0).to(ACC)
         log_q = s / T - log_sum
         taught = tl.zeros([PB], ACC)
         for choice in range(CHOICES):
@@ -206,13 +206,15 @@ def launch(student: Tensor, teachers: Tensor, tensors: dict[str, Tensor | None],
            flags: dict[str, Any], temperature: float, ignore: int) -> None:  # fmt: skip
     """Run it: `tensors` and `out` are named as the kernel's pointers."""
     batch, classes, pixels = student.shape
+    if student.stride(2) != 1:  # channels last: one copy costs less than reading across the lanes twice
+        student = student.contiguous()
     acc, device, k = out["loss"].dtype, student.device, flags["K"]
     pb = max(16, min(PIXELS, pow2(pixels)))
     s = -(-pixels // pb)
     parts = parts_of(out, s)
     scratch = batch * k * pixels if k > 1 and not flags["MIXTURE"] else 0
     stats = torch.empty(scratch, dtype=acc, device=device)
-    kd_dense[(s, batch)](
+    kd_dense[(batch, s)](
         student, teachers, *tensors.values(), *parts.values(), stats, len(teachers), teachers.shape[1], classes, pixels,
         *student.stride(), *teachers.stride(), ignore, T=temperature, PB=pb, **flags, ACC=acc_type(acc),
         num_warps=4, enable_fp_fusion=FUSE_MULTIPLY_ADD,

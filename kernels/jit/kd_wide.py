@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .base import FUSE_MULTIPLY_ADD, acc_type, add_up, parts_of
+from .base import FUSE_MULTIPLY_ADD, acc_type, add_up, alignment, parts_of
 
 BLOCK = 4096
 WARPS = 16
@@ -38,17 +38,27 @@ def chunk_of(
                 weight = tl.load(weights_ptr + row * K + teacher).to(ACC)
             else:
                 weight = tl.full([1], 1.0, ACC) / K
-            mixed += tl.load(base + teacher * teacher_m + offset, mask=inside, other=0.0).to(ACC) * weight
+            mixed += (
+                tl.load(base + tl.cast(teacher, tl.int64) * teacher_m + offset, mask=inside, other=0.0).to(ACC) * weight
+            )
         return tl.where(inside, mixed, float("-inf")) / T
     return tl.load(base + offset, mask=inside, other=float("-inf")).to(ACC) / T
 
 
 @triton.jit
 def merge(peak, total, x):
-    """Running (maximum, sum of exp) with a chunk x; nothing but -inf so far counts as a sum of 0."""
-    higher = tl.maximum(peak, tl.max(x, axis=0))
+    """Running (maximum, sum of exp) per lane with a chunk x; nothing but -inf so far counts as a sum of 0."""
+    higher = tl.where((x > peak) | (x != x), x, peak)
     level = tl.where(higher == float("-inf"), 0.0, higher)
-    return higher, total * tl.exp(peak - level) + tl.sum(tl.exp(x - level), axis=0)
+    return higher, total * tl.exp(peak - level) + tl.exp(x - level)
+
+
+@triton.jit
+def across(peak, total):
+    """(maximum, sum of exp) of all lanes; a NaN stays one in the sum."""
+    highest = tl.max(tl.where(peak != peak, float("-inf"), peak), axis=0)
+    level = tl.where(highest == float("-inf"), 0.0, highest)
+    return highest, tl.sum(total * tl.exp(peak - level), axis=0)
 
 
 @triton.jit
@@ -77,38 +87,45 @@ def kd_slices(
     student_ptr, teacher_ptr, rows_ptr, indices_ptr, weights_ptr,
     stats_ptr,  # [B, 2 + CHOICES, S, 2] ACC: (maximum, sum) of student/T, student, teachers/T
     N, M, C, student_b, student_c, teacher_n, teacher_m, teacher_c, slice_width, S,
-    T: tl.constexpr, K: tl.constexpr, BC: tl.constexpr, ROWS: tl.constexpr, INDICES: tl.constexpr,
+    T: tl.constexpr, K: tl.constexpr, BC: tl.constexpr, ALIGN: tl.constexpr, ROWS: tl.constexpr, INDICES: tl.constexpr,
     WEIGHTS: tl.constexpr, MIXTURE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Statistics of one slice of one row: student at T, student at 1, each teacher."""
+    if ALIGN > 1:
+        C, slice_width = tl.multiple_of(C, ALIGN), tl.multiple_of(slice_width, ALIGN)
+        student_b, teacher_n = tl.multiple_of(student_b, ALIGN), tl.multiple_of(teacher_n, ALIGN)
+        teacher_m = tl.multiple_of(teacher_m, ALIGN)
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     begin = part * slice_width
     stop = tl.minimum(begin + slice_width, C)
     lane = tl.arange(0, BC)
     CHOICES: tl.constexpr = 1 if MIXTURE else K
-    peak, total = tl.full([], float("-inf"), ACC), tl.full([], 0.0, ACC)
-    peak1, total1 = tl.full([], float("-inf"), ACC), tl.full([], 0.0, ACC)
+    peak, total = tl.full([BC], float("-inf"), ACC), tl.zeros([BC], ACC)
+    peak1, total1 = tl.full([BC], float("-inf"), ACC), tl.zeros([BC], ACC)
     source = student_ptr + row * student_b
     for start in range(begin, stop, BC):
         x = chunk_of(source, weights_ptr, row, lane, start, stop, 0, student_c, 1, False, False, 1.0, ACC)
         peak1, total1 = merge(peak1, total1, x)
         peak, total = merge(peak, total, x / T)
     out = stats_ptr + (row * (2 + CHOICES) * S + part) * 2
-    tl.store(out, peak)
-    tl.store(out + 1, total)
-    tl.store(out + 2 * S, peak1)
-    tl.store(out + 2 * S + 1, total1)
+    top, whole = across(peak, total)
+    tl.store(out, top)
+    tl.store(out + 1, whole)
+    top, whole = across(peak1, total1)
+    tl.store(out + 2 * S, top)
+    tl.store(out + 2 * S + 1, whole)
     for choice in range(CHOICES):
         base, readable = teacher_at(teacher_ptr, rows_ptr, indices_ptr, row, choice, N, M, teacher_n, teacher_m,
                                     K, ROWS, INDICES, MIXTURE)  # fmt: skip
-        peak, total = tl.full([], float("-inf"), ACC), tl.full([], 0.0, ACC)
+        peak, total = tl.full([BC], float("-inf"), ACC), tl.zeros([BC], ACC)
         for start in range(begin, stop, BC):
             z = chunk_of(base, weights_ptr, row, lane, start, stop, teacher_m, teacher_c,
                          K, WEIGHTS, MIXTURE, T, ACC)  # fmt: skip
             peak, total = merge(peak, total, z)
-        tl.store(out + 2 * S * (2 + choice), peak)
-        tl.store(out + 2 * S * (2 + choice) + 1, tl.where(readable, total, float("nan")))
+        top, whole = across(peak, total)
+        tl.store(out + 2 * S * (2 + choice), top)
+        tl.store(out + 2 * S * (2 + choice) + 1, tl.where(readable, whole, float("nan")))
 
 
 @triton.jit
@@ -141,12 +158,16 @@ def kd_wide(
     reference_ptr,  # [B, C] contiguous
     stats_ptr,  # [B, 2 + CHOICES, S, 2] ACC from `kd_slices`; with S = 1 scratch of the block's own
     N, M, C, student_b, student_c, teacher_n, teacher_m, teacher_c, ignore, slice_width, S,
-    T: tl.constexpr, K: tl.constexpr, BC: tl.constexpr, SP: tl.constexpr, SLICED: tl.constexpr,
+    T: tl.constexpr, K: tl.constexpr, BC: tl.constexpr, ALIGN: tl.constexpr, SP: tl.constexpr, SLICED: tl.constexpr,
     ROWS: tl.constexpr, INDICES: tl.constexpr, WEIGHTS: tl.constexpr, LABEL: tl.constexpr, KD_SCALE: tl.constexpr,
     TASK_SCALE: tl.constexpr, MIXTURE: tl.constexpr, GRAD: tl.constexpr, EACH: tl.constexpr, REFERENCE: tl.constexpr,
     ACC: tl.constexpr,
 ):  # fmt: skip
     """Loss and gradient of one slice of one row."""
+    if ALIGN > 1:
+        C, slice_width = tl.multiple_of(C, ALIGN), tl.multiple_of(slice_width, ALIGN)
+        student_b, teacher_n = tl.multiple_of(student_b, ALIGN), tl.multiple_of(teacher_n, ALIGN)
+        teacher_m = tl.multiple_of(teacher_m, ALIGN)
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     begin = part * slice_width
@@ -159,15 +180,17 @@ def kd_wide(
         log_sum = combined(stats, S, SP, ACC)
         log_sum1 = combined(stats + 2 * S, S, SP, ACC)
     else:
-        peak, total = tl.full([], float("-inf"), ACC), tl.full([], 0.0, ACC)
-        peak1, total1 = tl.full([], float("-inf"), ACC), tl.full([], 0.0, ACC)
+        peak, total = tl.full([BC], float("-inf"), ACC), tl.zeros([BC], ACC)
+        peak1, total1 = tl.full([BC], float("-inf"), ACC), tl.zeros([BC], ACC)
         for start in range(begin, stop, BC):
             x = chunk_of(source, weights_ptr, row, lane, start, stop, 0, student_c, 1, False, False, 1.0, ACC)
             if LABEL:
                 peak1, total1 = merge(peak1, total1, x)
             peak, total = merge(peak, total, x / T)
-        log_sum = peak + tl.log(total)
-        log_sum1 = peak1 + tl.log(total1)
+        top, whole = across(peak, total)
+        log_sum = top + tl.log(whole)
+        top, whole = across(peak1, total1)
+        log_sum1 = top + tl.log(whole)
 
     scale = tl.full([], 1.0, ACC)
     if KD_SCALE:
@@ -180,12 +203,13 @@ def kd_wide(
         if SLICED:
             log_sum_z = combined(stats + 2 * S * (2 + choice), S, SP, ACC)
         else:
-            peak, total = tl.full([], float("-inf"), ACC), tl.full([], 0.0, ACC)
+            peak, total = tl.full([BC], float("-inf"), ACC), tl.zeros([BC], ACC)
             for start in range(begin, stop, BC):
                 z = chunk_of(base, weights_ptr, row, lane, start, stop, teacher_m, teacher_c,
                              K, WEIGHTS, MIXTURE, T, ACC)  # fmt: skip
                 peak, total = merge(peak, total, z)
-            log_sum_z = peak + tl.log(tl.where(readable, total, float("nan")))
+            top, whole = across(peak, total)
+            log_sum_z = top + tl.log(tl.where(readable, whole, float("nan")))
             if CHOICES > 1:
                 tl.store(stats + 2 * (2 + choice), log_sum_z)
         single = log_sum_z
@@ -267,10 +291,15 @@ def kd_wide_reference(
     stats_ptr,  # [B, 3, S, 2] ACC from `kd_slices`
     reference_ptr,  # [B, C] contiguous
     N, M, C, student_b, student_c, teacher_n, teacher_m, teacher_c, slice_width, S,
-    T: tl.constexpr, K: tl.constexpr, BC: tl.constexpr, SP: tl.constexpr, ROWS: tl.constexpr, INDICES: tl.constexpr,
+    T: tl.constexpr, K: tl.constexpr, BC: tl.constexpr, ALIGN: tl.constexpr, SP: tl.constexpr,
+    ROWS: tl.constexpr, INDICES: tl.constexpr,
     WEIGHTS: tl.constexpr, MIXTURE: tl.constexpr, KD_SCALE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradient at the one (mixed) teacher; needs the row's whole KD, so it comes last."""
+    if ALIGN > 1:
+        C, slice_width = tl.multiple_of(C, ALIGN), tl.multiple_of(slice_width, ALIGN)
+        student_b, teacher_n = tl.multiple_of(student_b, ALIGN), tl.multiple_of(teacher_n, ALIGN)
+        teacher_m = tl.multiple_of(teacher_m, ALIGN)
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     begin = part * slice_width
@@ -318,7 +347,9 @@ def launch(student: Tensor, teachers: Tensor, tensors: dict[str, Tensor | None],
     sp = triton.next_power_of_2(s)
     where = {"ROWS": flags["ROWS"], "INDICES": flags["INDICES"], "WEIGHTS": flags["WEIGHTS"],
              "MIXTURE": flags["MIXTURE"], "K": k}  # fmt: skip
-    common = {"T": temperature, "BC": min(BLOCK, triton.next_power_of_2(classes)), "ACC": acc_type(acc),
+    # slices are multiples of the block; the whole row's width is the classes
+    align = alignment(classes, width, *student.stride(), *teachers.stride())
+    common = {"T": temperature, "ALIGN": align, "BC": min(BLOCK, triton.next_power_of_2(classes)), "ACC": acc_type(acc),
               "num_warps": WARPS, "enable_fp_fusion": FUSE_MULTIPLY_ADD}  # fmt: skip
     sizes = (len(teachers), teachers.shape[1], classes, *student.stride(), *teachers.stride())
     heads = [tensors[name] for name in ("rows", "indices", "weights")]

@@ -10,6 +10,7 @@ Bytes (e of `packed`, W = 2 H DH + H): forward B d W e + 8 B H d, backward 2 B d
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -64,12 +65,12 @@ def attend(
     UPCAST: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    pair = tl.program_id(1).to(tl.int64)
+    pair = tl.program_id(0).to(tl.int64)
     head = pair % H
     q_base = packed_ptr + (pair // H) * stride_b + head * DH
     k_base = q_base + H * DH
     t_base = packed_ptr + (pair // H) * stride_b + 2 * H * DH + head
-    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    row = tl.program_id(1) * BM + tl.arange(0, BM)
     q0 = load_part(q_base, row, d, stride_d, 0, D0, UPCAST)
     q1, q2 = q0, q0
     if D1 > 0:
@@ -111,12 +112,12 @@ def attend_backward_rows(
     BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """dq_i = ln2 sum_j delta_i P_ij (t_j - y_i) k_j."""
-    pair = tl.program_id(1).to(tl.int64)
+    pair = tl.program_id(0).to(tl.int64)
     instance, head = pair // H, pair % H
     q_base = packed_ptr + instance * stride_b + head * DH
     k_base = q_base + H * DH
     t_base = packed_ptr + instance * stride_b + 2 * H * DH + head
-    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    row = tl.program_id(1) * BM + tl.arange(0, BM)
     live = row < d
     q0 = load_part(q_base, row, d, stride_d, 0, D0, UPCAST)
     q1, q2 = q0, q0
@@ -166,12 +167,12 @@ def attend_backward_columns(
     BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """dk_j = ln2 sum_i delta_i P_ij (t_j - y_i) q_i and dt_j = sum_i delta_i P_ij; tiles are [j, i]."""
-    pair = tl.program_id(1).to(tl.int64)
+    pair = tl.program_id(0).to(tl.int64)
     instance, head = pair // H, pair % H
     q_base = packed_ptr + instance * stride_b + head * DH
     k_base = q_base + H * DH
     t_base = packed_ptr + instance * stride_b + 2 * H * DH + head
-    column = tl.program_id(0) * BN + tl.arange(0, BN)
+    column = tl.program_id(1) * BN + tl.arange(0, BN)
     live = column < d
     k0 = load_part(k_base, column, d, stride_d, 0, D0, UPCAST)
     k1, k2 = k0, k0
@@ -235,8 +236,8 @@ def padded_head(width: int) -> int:
 
 
 def padded_values(heads: int) -> int:
-    """Columns that t takes in `packed`: rows stay aligned to 16 bytes."""
-    return -(-heads // 8) * 8
+    """Columns that t takes in `packed`: a row is a multiple of 16 columns, which is what makes loads wide."""
+    return -(-heads // 16) * 16
 
 
 MAX_HEAD = 256
@@ -250,10 +251,12 @@ _NVIDIA: dict[tuple[str, bool], list[tuple[int, Tile]]] = {
                      (128, (64, 64, 8, 2)), (256, (32, 32, 4, 2))],
     ("bf16", False): [(192, (128, 64, 4, 2)), (256, (128, 64, 8, 2))],
     ("bf16", True): [(128, (64, 64, 4, 2)), (192, (64, 32, 8, 2)), (256, (64, 64, 8, 2))],
-    ("ieee", False): [(80, (64, 32, 4, 2)), (256, (64, 32, 8, 2))],
+    ("ieee", False): [(80, (64, 32, 4, 2)), (128, (64, 32, 8, 2)), (256, (64, 16, 8, 2))],
     ("ieee", True): [(32, (64, 32, 4, 2)), (48, (64, 32, 8, 2)), (64, (32, 64, 8, 2)), (96, (64, 32, 8, 2)),
-                     (112, (32, 32, 4, 2)), (128, (64, 32, 8, 2)), (192, (32, 16, 8, 1)), (256, (16, 16, 4, 1))],
+                     (112, (32, 32, 4, 2)), (128, (64, 16, 8, 2)), (192, (32, 16, 8, 1)), (256, (16, 16, 4, 1))],
 }  # fmt: skip
+# For GPUs with about 100 KB of shared memory (sm_86, sm_89, sm_120) where a tile above would not fit.
+_SMALL: Tile = (32, 32, 4, 1)
 # The same for gfx942, whose shared memory allows one stage.
 _AMD: dict[tuple[str, bool], list[tuple[int, Tile]]] = {
     ("tf32", False): [(192, (128, 64, 4, 1)), (256, (64, 64, 4, 1))],
@@ -265,18 +268,28 @@ _AMD: dict[tuple[str, bool], list[tuple[int, Tile]]] = {
 }
 
 
-def tiles(dtype: torch.dtype, head: int, precision: str, backward: bool, hip: bool) -> Tile:
-    """(rows, columns, warps, stages) for a padded head width."""
+def tiles(dtype: torch.dtype, head: int, precision: str, backward: bool, hip: bool, small: bool = False) -> Tile:
+    """(rows, columns, warps, stages) for a padded head width; `small`: on a GPU with little shared memory."""
     if dtype == torch.float64:  # tests
         return 32, 32, 4, 1
     kind = precision if dtype == torch.float32 else "bf16"
     table = (_AMD if hip else _NVIDIA)[kind, backward]
+    if small and head > 64 and kind != "ieee":
+        return _SMALL
     return next(tile for widest, tile in table if head <= widest)
+
+
+@cache
+def _shared_memory(device: torch.device) -> int:
+    properties: Any = torch.cuda.get_device_properties(device)
+    return int(properties.shared_memory_per_block_optin)
 
 
 def _constants(packed: Tensor, heads: int, head: int, precision: str, backward: bool) -> dict[str, Any]:
     d0, d1, d2 = head_parts(head)
-    bm, bn, warps, stages = tiles(packed.dtype, d0 + d1 + d2, precision, backward, torch.version.hip is not None)
+    hip = torch.version.hip is not None
+    small = packed.is_cuda and not hip and _shared_memory(packed.device) < 160_000
+    bm, bn, warps, stages = tiles(packed.dtype, d0 + d1 + d2, precision, backward, hip, small)
     return {
         "H": heads, "DH": d0 + d1 + d2, "D0": d0, "D1": d1, "D2": d2, "BM": bm, "BN": bn,
         "PRECISION": "ieee" if packed.dtype == torch.float64 else precision,
@@ -295,7 +308,7 @@ def scalar_attention(packed: Tensor, heads: int, head: int, precision: str) -> t
     constants = _constants(packed, heads, head, precision, backward=False)
     if packed.numel():
         with on_device(packed):
-            attend[(triton.cdiv(d, constants["BM"]), batch * heads)](
+            attend[(batch * heads, triton.cdiv(d, constants["BM"]))](
                 packed, y, lse, d, packed.stride(0), packed.stride(1), **constants
             )
     return y, lse
@@ -320,7 +333,7 @@ def scalar_attention_gradient(
     if packed.numel():
         with on_device(packed):
             for kernel, block in ((attend_backward_rows, "BM"), (attend_backward_columns, "BN")):
-                kernel[(triton.cdiv(d, constants[block]), batch * heads)](
+                kernel[(batch * heads, triton.cdiv(d, constants[block]))](
                     packed, y, lse, delta, grad, d, packed.stride(0), packed.stride(1), *delta.stride(), **constants
                 )
     return grad
@@ -362,7 +375,7 @@ def apply_mask(
 ):  # fmt: skip
     """mask = sigmoid(sum over heads of y + constant), out = mask * feature."""
     instance = tl.program_id(0).to(tl.int64)
-    row = tl.program_id(1) * BD + tl.arange(0, BD)
+    row = tl.program_id(1).to(tl.int64) * BD + tl.arange(0, BD)
     live = row < d
     logit = tl.zeros([BD], ACC) + tl.load(constant_ptr + instance // per_group).to(ACC)
     for head in range(H):
@@ -370,7 +383,7 @@ def apply_mask(
     mask = 1.0 / (1.0 + tl.exp(-logit))
     tl.store(mask_ptr + instance * d + row, mask, mask=live)
     for start in range(0, P, BP):
-        position = start + tl.arange(0, BP)
+        position = tl.cast(start, tl.int64) + tl.arange(0, BP)
         there = live[:, None] & (position < P)[None, :]
         source = feature_ptr + instance * feature_b + row[:, None] * feature_d + position[None, :] * feature_p
         x = tl.load(source, mask=there, other=0.0).to(ACC) * mask[:, None]
@@ -390,12 +403,12 @@ def apply_mask_backward(
     BD: tl.constexpr, BP: tl.constexpr, EXTRA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     instance = tl.program_id(0).to(tl.int64)
-    row = tl.program_id(1) * BD + tl.arange(0, BD)
+    row = tl.program_id(1).to(tl.int64) * BD + tl.arange(0, BD)
     live = row < d
     mask = tl.load(mask_ptr + instance * d + row, mask=live, other=0.0)
     total = tl.zeros([BD], ACC)
     for start in range(0, P, BP):
-        position = start + tl.arange(0, BP)
+        position = tl.cast(start, tl.int64) + tl.arange(0, BP)
         there = live[:, None] & (position < P)[None, :]
         at = instance * outer_b + row[:, None] * outer_d + position[None, :] * outer_p
         outer = tl.load(outer_ptr + at, mask=there, other=0.0).to(ACC)

@@ -1,8 +1,10 @@
-"""Routing in one launch each way; the equations are in `mstdistill.kernels.router`.
+"""Routing, for usual batches in one launch each way; the equations are in `mstdistill.kernels.router`.
 
 Bytes, for B x M logits of e bytes: forward reads B*M*e, writes B*M*4 log-probabilities and B*k*8 indices; backward
 reads B*M*4 (twice that with an outer gradient) and writes B*M*e. Column sums take two stages, always in one order: each
-block leaves (maximum, sum) per column in scratch, and the block that arrives last, by an integer ticket, adds them up.
+block leaves (maximum, sum) per column in scratch; a lone block goes on to add them up itself, several leave that to a
+second, tiny launch. (A ticket for the last of several blocks would save it, at the price of a counter that must be zero
+in every stream and captured graph, and of an order between blocks that not every GPU's barrier promises.)
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from ..launch import wide
 from ..router import BALANCES, LOWEST
-from .base import FUSE_MULTIPLY_ADD, acc_type, no_second_derivative, on_device, pow2, ticket
+from .base import FUSE_MULTIPLY_ADD, acc_type, no_second_derivative, on_device, pow2
 
 
 @triton.jit
@@ -29,20 +31,18 @@ def route_forward(
     sum_ptr,  # [blocks, MP] ACC scratch: sum of exp(a - maximum)
     count_ptr,  # [blocks, MP] int32 scratch
     part_ptr,  # [blocks] ACC scratch: sum of the weights
-    ticket_ptr,  # [1] int32, 0 at entry and exit
     log_sums_ptr,  # [M] ACC
     counts_ptr,  # [M] int64
     loss_ptr,  # [] ACC
     B,
     M,
-    blocks,
     stride_b,
     stride_m,
     K: tl.constexpr,
     R: tl.constexpr,
     MP: tl.constexpr,
     TILES: tl.constexpr,
-    NB: tl.constexpr,
+    ALONE: tl.constexpr,
     WEIGHTED: tl.constexpr,
     MODE: tl.constexpr,
     LOWEST: tl.constexpr,
@@ -60,7 +60,9 @@ def route_forward(
         live = row < B
         there = live[:, None] & inside[None, :]
         logits = tl.load(
-            logits_ptr + row[:, None] * stride_b + lane[None, :] * stride_m, mask=there, other=float("-inf")
+            logits_ptr + row[:, None] * stride_b + lane[None, :].to(tl.int64) * stride_m,
+            mask=there,
+            other=float("-inf"),
         ).to(ACC)
         logits = tl.where(live[:, None], logits, 0.0)
         shifted = logits - tl.max(logits, axis=1)[:, None]
@@ -94,48 +96,63 @@ def route_forward(
         total = total * tl.exp(peak - higher) + here
         peak = higher
 
-    tl.store(peak_ptr + block * MP + lane, peak)
-    tl.store(sum_ptr + block * MP + lane, total)
-    tl.store(count_ptr + block * MP + lane, count)
-    tl.store(part_ptr + block, tl.sum(mass, axis=0))
-    # acquire and release: the last block sees what the others stored before they took their ticket
-    arrived = tl.atomic_add(ticket_ptr, 1, sem="acq_rel", scope="gpu")
-    if arrived == blocks - 1:
-        all_peak = tl.full([MP], LOWEST, ACC)
-        all_total = tl.zeros([MP], ACC)
-        all_count = tl.zeros([MP], tl.int32)
-        all_mass = tl.zeros([NB], ACC)
-        for start in range(0, blocks, NB):
-            other = start + tl.arange(0, NB)
-            known = other < blocks
-            at = other[:, None] * MP + lane[None, :]
-            peaks = tl.load(peak_ptr + at, mask=known[:, None], other=LOWEST, cache_modifier=".cg")
-            sums = tl.load(sum_ptr + at, mask=known[:, None], other=0.0, cache_modifier=".cg")
-            counts = tl.load(count_ptr + at, mask=known[:, None], other=0, cache_modifier=".cg")
-            all_mass += tl.load(part_ptr + other, mask=known, other=0.0, cache_modifier=".cg")
-            top = tl.maximum(all_peak, tl.max(peaks, axis=0))
-            all_total = all_total * tl.exp(all_peak - top) + tl.sum(sums * tl.exp(peaks - top[None, :]), axis=0)
-            all_peak = top
-            all_count += tl.sum(counts, axis=0)
-        # nobody counted: no mass, and no loss
-        log_sums = tl.where(all_total == 0, LOWEST, all_peak + tl.log(tl.where(all_total == 0, 1.0, all_total)))
-        amount = tl.sum(all_mass, axis=0)
-        loss = amount * 0.0
-        tl.store(log_sums_ptr + lane, log_sums, mask=inside)
-        tl.store(counts_ptr + lane, all_count.to(tl.int64), mask=inside)
-        if MODE == 1:
-            mean = log_sums - tl.log(tl.where(amount > 0, amount, amount * 0.0 + 1.0))
-            uniform = tl.full([MP], 1.0, ACC) / M
-            terms = uniform * (tl.log(uniform) - mean) / M
-            loss = tl.where(amount > 0, tl.sum(tl.where(inside, terms, 0.0), axis=0), loss)
-        if MODE == 2:
-            importance = tl.where(inside, tl.exp(log_sums), 0.0)
-            mean = tl.sum(importance, axis=0) / M
-            away = tl.where(inside, importance - mean, 0.0)
-            spread = tl.sqrt(tl.sum(away * away, axis=0) / tl.maximum(M - 1, 1))
-            loss = tl.where(amount > 0, spread / tl.where(amount > 0, mean, amount * 0.0 + 1.0), loss)
-        tl.store(loss_ptr, loss)
-        tl.store(ticket_ptr, 0)
+    if ALONE:
+        conclude(peak, total, count, tl.sum(mass, axis=0), log_sums_ptr, counts_ptr, loss_ptr, M, MP, MODE, LOWEST, ACC)
+    else:
+        tl.store(peak_ptr + block * MP + lane, peak)
+        tl.store(sum_ptr + block * MP + lane, total)
+        tl.store(count_ptr + block * MP + lane, count)
+        tl.store(part_ptr + block, tl.sum(mass, axis=0))
+
+
+@triton.jit
+def conclude(peak, total, count, mass, log_sums_ptr, counts_ptr, loss_ptr, M,
+             MP: tl.constexpr, MODE: tl.constexpr, LOWEST: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """From whole columns to log-sums, counts and the balance loss."""
+    lane = tl.arange(0, MP)
+    inside = lane < M
+    # nobody counted: no mass, and no loss
+    log_sums = tl.where(total == 0, LOWEST, peak + tl.log(tl.where(total == 0, 1.0, total)))
+    loss = mass * 0.0
+    tl.store(log_sums_ptr + lane, log_sums, mask=inside)
+    tl.store(counts_ptr + lane, count.to(tl.int64), mask=inside)
+    if MODE == 1:
+        mean = log_sums - tl.log(tl.where(mass > 0, mass, mass * 0.0 + 1.0))
+        uniform = tl.full([MP], 1.0, ACC) / M
+        terms = uniform * (tl.log(uniform) - mean) / M
+        loss = tl.where(mass > 0, tl.sum(tl.where(inside, terms, 0.0), axis=0), loss)
+    if MODE == 2:
+        importance = tl.where(inside, tl.exp(log_sums), 0.0)
+        average = tl.sum(importance, axis=0) / M
+        away = tl.where(inside, importance - average, 0.0)
+        spread = tl.sqrt(tl.sum(away * away, axis=0) / tl.maximum(M - 1, 1))
+        loss = tl.where(mass > 0, spread / tl.where(mass > 0, average, mass * 0.0 + 1.0), loss)
+    tl.store(loss_ptr, loss)
+
+
+@triton.jit
+def route_sums(
+    peak_ptr, sum_ptr, count_ptr, part_ptr, log_sums_ptr, counts_ptr, loss_ptr, M, blocks,
+    MP: tl.constexpr, NB: tl.constexpr, MODE: tl.constexpr, LOWEST: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """The second stage: the blocks' columns in index order."""
+    lane = tl.arange(0, MP)
+    peak = tl.full([MP], LOWEST, ACC)
+    total = tl.zeros([MP], ACC)
+    count = tl.zeros([MP], tl.int32)
+    mass = tl.zeros([NB], ACC)
+    for start in range(0, blocks, NB):
+        other = start + tl.arange(0, NB)
+        known = other < blocks
+        at = other[:, None] * MP + lane[None, :]
+        peaks = tl.load(peak_ptr + at, mask=known[:, None], other=LOWEST)
+        sums = tl.load(sum_ptr + at, mask=known[:, None], other=0.0)
+        count += tl.sum(tl.load(count_ptr + at, mask=known[:, None], other=0), axis=0)
+        mass += tl.load(part_ptr + other, mask=known, other=0.0)
+        higher = tl.maximum(peak, tl.max(peaks, axis=0))
+        total = total * tl.exp(peak - higher) + tl.sum(sums * tl.exp(peaks - higher[None, :]), axis=0)
+        peak = higher
+    conclude(peak, total, count, tl.sum(mass, axis=0), log_sums_ptr, counts_ptr, loss_ptr, M, MP, MODE, LOWEST, ACC)
 
 
 @triton.jit
@@ -184,18 +201,20 @@ def route_backward(
         weight = tl.load(weight_ptr + row, mask=live, other=0.0).to(ACC)
         part = tl.where(weight[:, None] > 0, part * weight[:, None], 0.0)
     if OUTER:
-        part += tl.load(outer_ptr + row[:, None] * stride_b + lane[None, :] * stride_m, mask=there, other=0.0).to(ACC)
+        part += tl.load(
+            outer_ptr + row[:, None] * stride_b + lane[None, :].to(tl.int64) * stride_m, mask=there, other=0.0
+        ).to(ACC)
     part = tl.where(there, part, 0.0)
     grad = part - tl.exp(log_p) * tl.sum(part, axis=1)[:, None]
     tl.store(grad_ptr + row[:, None] * M + lane[None, :], grad.to(grad_ptr.dtype.element_ty), mask=there)
 
 
 def tiles(rows: int, teachers: int) -> tuple[int, int, int, int, int]:
-    """(rows a tile, padded teachers, tiles a block, blocks, warps): about 2,048 elements a tile, at most 512 blocks."""
+    """(rows a tile, padded teachers, tiles a block, blocks, warps): 2,048 elements a tile, at most 512 blocks."""
     mp = max(2, pow2(teachers))
     r = max(1, min(256, 2048 // mp, pow2(rows)))
     wanted = -(-max(rows, 1) // r)
-    per_block = pow2(-(-wanted // 512))
+    per_block = pow2(wanted) if wanted <= 4 else pow2(-(-wanted // 512))
     return r, mp, per_block, -(-wanted // per_block), 4 if r * mp >= 1024 else 2
 
 
@@ -214,15 +233,18 @@ def route(logits: Tensor, weight: Tensor | None, k: int, mode: str) -> tuple[Ten
     tally = torch.empty(blocks * mp, dtype=torch.int32, device=device)
     if weight is not None:
         weight = weight.contiguous()
+    parts = (scratch, scratch[blocks * mp :], tally, scratch[2 * blocks * mp :])
+    shared = {"MP": mp, "MODE": BALANCES.index(mode), "LOWEST": LOWEST, "ACC": acc_type(acc), "num_warps": warps,
+              "enable_fp_fusion": FUSE_MULTIPLY_ADD}  # fmt: skip
     with on_device(logits):
         route_forward[(blocks,)](
             logits, weight if weight is not None else logits, log_probs, indices,
-            scratch, scratch[blocks * mp :], tally, scratch[2 * blocks * mp :], ticket(device),
-            log_sums, counts, loss, rows, teachers, blocks, logits.stride(0), logits.stride(1),
-            K=k, R=r, MP=mp, TILES=per_block, NB=max(1, min(pow2(blocks), 4096 // mp)),
-            WEIGHTED=weight is not None, MODE=BALANCES.index(mode), LOWEST=LOWEST, ACC=acc_type(acc),
-            num_warps=warps, enable_fp_fusion=FUSE_MULTIPLY_ADD,
+            *parts, log_sums, counts, loss, rows, teachers, logits.stride(0), logits.stride(1),
+            K=k, R=r, TILES=per_block, ALONE=blocks == 1, WEIGHTED=weight is not None, **shared,
         )  # fmt: skip
+        if blocks > 1:
+            nb = max(1, min(pow2(blocks), 4096 // mp))
+            route_sums[(1,)](*parts, log_sums, counts, loss, teachers, blocks, NB=nb, **shared)
     return log_probs, indices, log_sums, counts, loss
 
 

@@ -90,6 +90,21 @@ class Split(Protocol):
         ...
 
 
+@runtime_checkable
+class OnDevice(Protocol):
+    """A split that lies on a device already, checked and with int64 labels.
+
+    Attributes:
+        device: where.
+    """
+
+    device: torch.device
+
+    def pick(self, rows: Tensor, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """The instances at these positions [B] on the device."""
+        ...
+
+
 class Subset:
     """Some instances of a split, renumbered from 0."""
 
@@ -254,16 +269,16 @@ class Loader:
             yield self._fetch(MicroBatch(index, len(index), float(len(index)), 1.0, True))
 
     def _fetch(self, micro: MicroBatch) -> Batch:
-        inputs, label = self.split.fetch(micro.index, self.modalities)
-        label = label.to(torch.int64)
-        resident: torch.device | None = getattr(self.split, "device", None)
-        if resident is None:  # what is held on a device was checked on its way there
-            self._check(inputs, label, micro.index)
-        weight = torch.ones(len(micro.index))
-        weight[micro.real :] = 0.0
         index = torch.from_numpy(np.ascontiguousarray(micro.index))
-        if resident is not None:
-            weight, index = weight.to(resident, non_blocking=True), index.to(resident, non_blocking=True)
+        if isinstance(self.split, OnDevice):  # checked on its way there; the positions travel once
+            index = index.to(self.split.device, non_blocking=True)
+            inputs, label = self.split.pick(index, self.modalities)
+        else:
+            inputs, label = self.split.fetch(micro.index, self.modalities)
+            label = label.to(torch.int64)
+            self._check(inputs, label, micro.index)
+        weight = torch.ones(len(index), device=index.device)
+        weight[micro.real :] = 0.0
         return Batch(inputs, label, index, weight, micro.normaliser, micro.share, micro.closes_step)
 
     def _check(self, inputs: Mapping[str, Tensor], label: Tensor, index: np.ndarray) -> None:

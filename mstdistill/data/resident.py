@@ -24,20 +24,24 @@ class ResidentSplit:
     def __init__(self, loader: Loader, device: torch.device) -> None:
         self.split: Split = loader.split
         self.device, self.fingerprint = device, loader.split.fingerprint
-        parts: dict[str, list[Tensor]] = {name: [] for name in loader.modalities}
-        labels: list[Tensor] = []
-        for batch in loader.rows(0, len(loader.split)):
+        count, at = len(loader.split), 0
+        first = loader.first(1)
+        self.inputs = {name: x.new_empty(count, *x.shape[1:], device=device) for name, x in first.inputs.items()}
+        self.label = first.label.new_empty(count, *first.label.shape[1:], device=device)
+        for batch in loader.rows(0, count):
             for name, values in batch.inputs.items():
-                parts[name].append(values.to(device))
-            labels.append(batch.label.to(device))
-        self.inputs = {name: torch.cat(values) for name, values in parts.items()}
-        self.label = torch.cat(labels)
+                self.inputs[name][at : at + len(values)] = values
+            self.label[at : at + len(batch.label)] = batch.label
+            at += len(batch.label)
 
     def __len__(self) -> int:
         return len(self.split)
 
     def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        rows = torch.from_numpy(np.ascontiguousarray(index)).to(self.device, non_blocking=True)
+        return self.pick(torch.from_numpy(np.ascontiguousarray(index)).to(self.device), modalities)
+
+    def pick(self, rows: Tensor, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """The instances at these positions [B], on the device."""
         return {name: self.inputs[name][rows] for name in modalities}, self.label[rows]
 
 

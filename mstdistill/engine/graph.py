@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..data.loader import Batch
+from ..errors import ConfigError
 
 Parts = dict[str, Tensor]
 
@@ -49,8 +50,14 @@ class CudaRecorder:
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            work()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                work()
+        except RuntimeError as error:
+            raise ConfigError(
+                f"run.cuda_graph: this step can't be recorded ({str(error).splitlines()[0]}): something in it waits "
+                "for the GPU or copies from the host; set run.cuda_graph=false, the run goes on from its checkpoint"
+            ) from None
         return graph.replay
 
 
@@ -78,7 +85,7 @@ class StepGraph:
     def __init__(self, step: Callable[[Batch], Parts], recorder: Recorder, warmup: int = 3) -> None:
         self.step, self.recorder, self.warmup = step, recorder, warmup
         self._seen: dict[Hashable, int] = {}
-        self._recorded: tuple[Hashable, _Recorded] | None = None
+        self._recorded: dict[Hashable, _Recorded] = {}
         self.replays = 0
 
     def __call__(self, batch: Batch, key: Hashable) -> Parts:
@@ -87,30 +94,31 @@ class StepGraph:
             return self._run(batch, key)
 
     def _run(self, batch: Batch, key: Hashable) -> Parts:
+        fixed = key
         shapes = tuple((name, x.shape, x.dtype) for name, x in sorted(batch.inputs.items()))
         key = (key, shapes, batch.label.shape, batch.normaliser, batch.share)
-        if self._recorded is not None and self._recorded[0] == key:
-            return self._replay(self._recorded[1], batch)
+        if key in self._recorded:
+            return self._replay(self._recorded[key], batch)
         self._seen[key] = self._seen.get(key, 0) + 1
         if self._seen[key] <= self.warmup:
             return self.step(batch)
-        fixed = Batch({name: x.clone() for name, x in batch.inputs.items()}, batch.label.clone(), batch.index.clone(),
+        own = Batch({name: x.clone() for name, x in batch.inputs.items()}, batch.label.clone(), batch.index.clone(),
                       batch.weight.clone(), batch.normaliser, batch.share, batch.closes_step)  # fmt: skip
         out: Parts = {}
 
         def work() -> None:
-            out.update(self.step(fixed))
+            out.update(self.step(own))
 
-        self._recorded = None  # frees its memory first
-        recorded = _Recorded(fixed, out, self.recorder.record(work))
-        self._recorded = (key, recorded)
-        return self._replay(recorded, batch)
+        # recordings of other loss weights are over; those of other batch sizes come again each epoch
+        self._recorded = {old: one for old, one in self._recorded.items() if old[0] == fixed}  # type: ignore[index]
+        self._recorded[key] = _Recorded(own, out, self.recorder.record(work))
+        return self._replay(self._recorded[key], batch)
 
     def _replay(self, recorded: _Recorded, batch: Batch) -> Parts:
-        fixed = recorded.batch
+        own = recorded.batch
         for name, x in batch.inputs.items():
-            fixed.inputs[name].copy_(x, non_blocking=True)
-        for mine, new in ((fixed.label, batch.label), (fixed.index, batch.index), (fixed.weight, batch.weight)):
+            own.inputs[name].copy_(x, non_blocking=True)
+        for mine, new in ((own.label, batch.label), (own.index, batch.index), (own.weight, batch.weight)):
             mine.copy_(new, non_blocking=True)
         recorded.replay()
         self.replays += 1

@@ -198,6 +198,9 @@ class _Fitting:
         self.trainer, self.stage, self.loader, self.settings, self.store = trainer, stage, loader, settings, store
         self.accelerator, self.run = trainer.accelerator, trainer.run
         recorded = self._can_record()
+        if self.run.cuda_graph and getattr(stage, "recordable", None) is not None and not recorded:
+            trainer.screen.say(f"{stage.name}: steps are not recorded: that takes one GPU, adam or adamw, no "
+                               "accumulation, precision no or bf16, and teacher logits held on the GPU")  # fmt: skip
         self.plain = build_optimizer(settings, stage.module, recorded)
         self.module, self.optimizer = self.accelerator.prepare(stage.module, self.plain)
         self.position = self._resume()
@@ -259,7 +262,7 @@ class _Fitting:
         if self.graph is not None:
             batch = next(micros).to(self.accelerator.device)
             parts = self.graph(batch, self.stage.fixed(self.position.epoch))  # type: ignore[attr-defined]
-            self._check_finite(parts, number)
+            self._check_finite(parts, number, stepped=True)
             self._add_up(parts, batch.normaliser)
             return parts
         accelerator = self.accelerator
@@ -285,7 +288,7 @@ class _Fitting:
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value * instances
 
-    def _check_finite(self, losses: Mapping[str, Tensor], number: int) -> None:
+    def _check_finite(self, losses: Mapping[str, Tensor], number: int, stepped: bool = False) -> None:
         # a look at the numbers waits for a GPU, so there it comes only now and then
         if self.accelerator.device.type != "cpu" and number % self.run.log_every:
             return
@@ -293,7 +296,7 @@ class _Fitting:
         if not ranks.any_rank(bool(bad), self.accelerator.device):
             return
         note = "the last good checkpoint is kept"
-        if all(bool(torch.isfinite(p).all()) for p in self.stage.module.parameters()):
+        if not stepped and all(bool(torch.isfinite(p).all()) for p in self.stage.module.parameters()):
             self.plain.zero_grad()
             self._save()
             note = "the state before this step was saved"

@@ -80,13 +80,15 @@ def constant_logits(
 
     expected = fingerprint((name, data.fingerprint, dtype, experiment.recipe.precision, *facts), modules)
     folder = experiment.folder / "cache" / name
-    found, why = open_cache(folder, expected, accelerator.device)
+    found, why = open_cache(folder, expected, accelerator.device, settings.resident_gb * 1e9)
     if found is None:
         if why:
             experiment.screen.say(f"cache {folder}: {why}; building it anew")
         steps = -(-len(data) // (loader.batch_size * accelerator.num_processes))
         with experiment.screen.task(f"cache {name}", steps) as bar:
-            found = build_cache(folder, expected, live, loader, accelerator.device, dtype, bar.advance)
+            found = build_cache(
+                folder, expected, live, loader, accelerator.device, dtype, bar.advance, settings.resident_gb * 1e9
+            )
     about = f"table of {list(found.shape)} {dtype}, {size / 1e6:.1f} MB"
     return LogitSource(lambda batch: found.look(batch.index), (), about, found.resident)
 

@@ -42,8 +42,8 @@ class Specialise:
         def forward(batch: Batch) -> Tensor:
             return call(experiment.student, batch.inputs, view).unsqueeze(1)
 
-        mode = experiment.recipe.distill.cache.mode
-        settings = CacheSettings(mode=mode, budget_gb=experiment.recipe.distill.cache.budget_gb)
+        cache = experiment.recipe.distill.cache
+        settings = CacheSettings(mode=cache.mode, budget_gb=cache.budget_gb, resident_gb=cache.resident_gb)
         return constant_logits(
             experiment, f"student-{split}", forward, view, split, {"student": experiment.student}, (), settings
         )

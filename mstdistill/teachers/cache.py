@@ -24,7 +24,7 @@ from ..errors import CheckpointError
 from ..files import write_text
 
 MANIFEST = "cache.json"
-# Tables up to this size are held in memory (on the training device), larger ones stay on disk.
+# On the CPU, tables up to this size are held in memory; larger ones are read from disk, which is memory-mapped anyway.
 RESIDENT_BYTES = 256 * 1024**2
 _FP16_FLOOR = -6e4
 
@@ -45,16 +45,19 @@ class LogitCache:
 
     Attributes:
         shape: (N, M, C, ...).
+
+    Args:
+        resident_bytes: up to this size a table is held in a GPU's memory.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, device: torch.device, resident_bytes: float = RESIDENT_BYTES) -> None:
         manifest = json.loads((folder / MANIFEST).read_text())
         self.shape = tuple(manifest["shape"])
         self.device = device
         self._parts = [np.load(folder / name, mmap_mode="r") for name in manifest["shards"]]
         self._starts = np.cumsum([0] + [len(part) for part in self._parts])
         self._resident: Tensor | None = None
-        if sum(part.nbytes for part in self._parts) <= RESIDENT_BYTES:
+        if sum(part.nbytes for part in self._parts) <= (RESIDENT_BYTES if device.type == "cpu" else resident_bytes):
             table = np.concatenate(self._parts) if len(self._parts) > 1 else np.array(self._parts[0])
             self._resident = torch.from_numpy(table).to(device)
 
@@ -87,13 +90,15 @@ class LogitCache:
         return values.float() if values.dtype == torch.float16 else values
 
 
-def open_cache(folder: Path, expected: str, device: torch.device) -> tuple[LogitCache | None, str]:
+def open_cache(
+    folder: Path, expected: str, device: torch.device, resident_bytes: float = RESIDENT_BYTES
+) -> tuple[LogitCache | None, str]:
     """The table in `folder` if it is whole and has the expected fingerprint; else None and why."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         if manifest["fingerprint"] != expected:
             return None, "it is of other teachers, masks or data"
-        return LogitCache(folder, device), ""
+        return LogitCache(folder, device, resident_bytes), ""
     except FileNotFoundError:
         return None, ""
     except (OSError, ValueError, KeyError) as error:
@@ -108,6 +113,7 @@ def build_cache(
     device: torch.device,
     dtype: str = "float32",
     advance: Callable[[], None] = lambda: None,
+    resident_bytes: float = RESIDENT_BYTES,
 ) -> LogitCache:
     """Compute the table for every instance of the loader's split.
 
@@ -157,7 +163,7 @@ def build_cache(
         write_text(folder / MANIFEST, json.dumps(
             {"fingerprint": expected, "shape": [count, *tail], "dtype": dtype, "shards": shards}))  # fmt: skip
     ranks.wait()
-    return LogitCache(folder, device)
+    return LogitCache(folder, device, resident_bytes)
 
 
 def table_bytes(count: int, row: Tensor, dtype: str) -> int:

@@ -67,7 +67,7 @@ def test_routing(size: tuple[int, int, int], mode: str) -> None:
     assert found.counts.sum() == wanted.counts.sum() == k * int(weight.sum())
 
 
-def test_the_last_block_sees_all_others() -> None:
+def test_the_second_stage_sees_every_block() -> None:
     """A race in the two-stage reduction would move bits between runs."""
     logits = random(65536, 96)
     first = route(logits, 2, None, "KL")

@@ -102,7 +102,7 @@ def functions() -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
 @pytest.mark.parametrize("name", ["route", "distil", "mixture", "mask"])
 def test_first_derivatives_and_no_second_ones(name: str) -> None:
     """Along a random direction against finite differences (torch's gradcheck runs backward twice, which the
-    distillation losses refuse); a second derivative is refused in words, also where it is only a part of what is differentiated."""
+    distillation losses refuse); a second derivative is refused in words, also as a part of what is differentiated."""
     function, arguments = functions()[name]
     grads = torch.autograd.grad(function(*arguments), arguments)
     direction = [draw(*x.shape, seed=77 + i, scale=1.0) for i, x in enumerate(arguments)]

@@ -43,7 +43,7 @@ def test_equals_float64(
 
 
 def test_blocks_add_up_to_the_same_bits(triton_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many blocks and a last one that adds them up; twice the same bits, and the ticket is back at 0."""
+    """Many blocks, and a second launch that adds them up; twice the same bits."""
     monkeypatch.setattr(jit, "tiles", lambda rows, teachers: (4, 8, 2, -(-rows // 8), 2))
     logits = draw(93, 6, dtype=torch.float32)
     first, second = route(logits, 2, None, "KL"), route(logits, 2, None, "KL")
@@ -51,7 +51,6 @@ def test_blocks_add_up_to_the_same_bits(triton_kernels: None, monkeypatch: pytes
     assert torch.equal(first.log_sums, second.log_sums)
     assert torch.equal(first.counts, wanted.counts)
     assert torch.allclose(first.log_sums.double(), wanted.log_sums, atol=1e-5)
-    assert all(int(x) == 0 for x in jit.ticket.__globals__["_tickets"].values())
 
 
 @pytest.mark.parametrize("form", [route, route_reference])

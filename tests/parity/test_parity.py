@@ -18,6 +18,8 @@ from mstdistill.backbones.registry import backbones
 
 from .kinds import CHECKS
 
+WITHOUT_KERNELS = ("backbone", "metrics")
+
 
 def has_checker(case: dict[str, Any]) -> bool:
     if case["kind"] == "backbone":
@@ -33,10 +35,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         left = sorted({case["kind"] for case in cases if not has_checker(case)})
         if left:
             warnings.warn(f"golden cases without a checker yet, left out: {', '.join(left)}", stacklevel=1)
-        metafunc.parametrize("case", covered, ids=[case["name"] for case in covered])
+        pairs = [(case, kernels) for case in covered for kernels in ("torch", "triton")
+                 if kernels == "torch" or case["kind"] not in WITHOUT_KERNELS]  # fmt: skip
+        metafunc.parametrize(("case", "kernels"), pairs, ids=[f"{case['name']}-{kernels}" for case, kernels in pairs])
 
 
-def test_agrees_with_released_code(case: dict[str, Any], request: pytest.FixtureRequest) -> None:
+def test_agrees_with_released_code(
+    case: dict[str, Any], kernels: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With both kernel sets; without a GPU the Triton one runs in its interpreter."""
+    monkeypatch.setenv("MSTDISTILL_KERNELS", kernels)
     golden = load_file(Path(request.config.getoption("--golden")) / case["file"])
     CHECKS[case["kind"]](golden, case["params"], case["rtol"])
 
