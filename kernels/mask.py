@@ -193,13 +193,18 @@ def _attended(vector: Tensor, weights: MaskWeights, precision: str) -> tuple[Ten
     b_q = by_head(weights.in_proj_bias[:, :hidden] * scale)
     columns = torch.cat([by_head(w_q * scale), by_head(w_k), pad(g, (0, 0, 0, extra))], dim=1).to(dtype)
     bias = pad(b_q, (0, columns.shape[1] - b_q.shape[1])).to(dtype)
-    tokens = torch.baddbmm(
-        weights.embed_bias.to(dtype).unsqueeze(1), vector.to(dtype), weights.embed_weight.to(dtype).transpose(1, 2)
-    )
-    packed = torch.baddbmm(bias.unsqueeze(1), tokens.view(groups, batch * width, hidden), columns.transpose(1, 2))
+    tokens = _linear(vector.to(dtype), weights.embed_weight.to(dtype), weights.embed_bias.to(dtype))
+    packed = _linear(tokens.view(groups, batch * width, hidden), columns, bias)
     y, _ = jit.scalar_attention(packed.view(groups * batch, width, columns.shape[1]), heads, head,
                                 "tf32" if precision == "bf16" else precision)  # fmt: skip
     return y, constant
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [G, B, i], weight [G, o, i], bias [G, o]; a lone group takes the product whose epilogue adds the bias."""
+    if len(x) == 1:
+        return torch.nn.functional.linear(x[0], weight[0], bias[0]).unsqueeze(0)
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
 
 def _precision(asked: str | None) -> str:
@@ -268,18 +273,18 @@ def masked_reconstruction(
         )
     if not _triton(vector, weights):
         return apply_mask(feature, mask_values_reference(vector, weights))
-    from .jit import mask as jit
+    from .jit.apply_mask import apply
 
     grouped = vector if lead == 2 else vector.unsqueeze(0)
     y, constant = _attended(grouped, weights.grouped(), precision)
     flat = feature.flatten(0, 1) if lead == 2 else feature
     # as [instances, d, positions], without copying
     if rest == 1:
-        out = jit.apply(y, constant, flat.unsqueeze(-1))[0].squeeze(-1)
+        out = apply(y, constant, flat.unsqueeze(-1))[0].squeeze(-1)
     elif rest == 2:
-        out = jit.apply(y, constant, flat.transpose(1, 2))[0].transpose(1, 2)
+        out = apply(y, constant, flat.transpose(1, 2))[0].transpose(1, 2)
     else:
-        out = jit.apply(y, constant, flat.flatten(2))[0].unflatten(2, flat.shape[2:])
+        out = apply(y, constant, flat.flatten(2))[0].unflatten(2, flat.shape[2:])
     return out.unflatten(0, feature.shape[:lead])
 
 

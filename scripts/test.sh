@@ -8,4 +8,4 @@ ruff format --check --quiet .
 ruff check --quiet .
 mypy
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # the tests are small: more threads only wait for each other
-exec python -m pytest "$@"
+exec python -m pytest -n 2 "$@"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from mstdistill.kernels import MaskWeights, distillation_loss, launch, masked_reconstruction, route
-from mstdistill.kernels.jit import kd, mask, router
+from mstdistill.kernels.jit import apply_mask, kd, mask, router
 from mstdistill.kernels.routed_kd import distillation_loss_reference
 from torch import Tensor
 
@@ -51,7 +51,7 @@ CALLS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "distil, dense pair": (kd.distil, DENSE),
     "scale_rows_": (kd.scale_rows_, (draw(3, 4), draw(3))),
     "scalar_attention": (mask.scalar_attention, (PACKED, 2, 16, "ieee")),
-    "apply_mask": (mask.apply, (learns(2, 2, 5), learns(1), learns(2, 5, 3))),
+    "apply_mask": (apply_mask.apply, (learns(2, 2, 5), learns(1), learns(2, 5, 3))),
 }
 
 
