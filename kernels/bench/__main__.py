@@ -92,7 +92,7 @@ def on_cpu(chosen: list[Case], baselines: list[str]) -> dict[str, Any]:
         for name, form in forms_of(case, [x for x in baselines if x in ("eager", "sdpa", "liger")]).items():
             with plain_kernels():
                 figures = cpu.measure(case, form)
-                figures["peak_mb"] = cpu_peak(case, name)
+                figures["peak_mb"] = cpu_peak(case, form)
                 figures["error"] = error_of(case, form, cpu.device) if case.flops_both < 5e10 else None
             rows.append(_row(case, name, figures, ours, None))
             ours = ours or figures["both"]["us"]

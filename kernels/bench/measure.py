@@ -1,25 +1,20 @@
 """How it is measured. On a GPU: events, a pool of inputs larger than the L2 cache, a flush before each run, the copy
-ceiling of the same machine in the same run. On a CPU: wall time, and peak memory of a process of its own."""
+ceiling of the same machine in the same run. On a CPU: wall time, and the allocator's events."""
 
 from __future__ import annotations
 
 import gc
-import resource
 import statistics
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .cases import Case, Form, Inputs, cases, trained, widened
+from .cases import Case, Form, Inputs, trained, widened
 
 Figures = dict[str, Any]
 POOL_BYTES = 450_000_000  # three times the largest L2 cache in use
@@ -159,36 +154,27 @@ class Cpu:
         return found
 
 
-def _resident() -> int:
-    """Bytes of this process in memory now (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+# Gradients of parameters this large are the same last allocation in every form, and would hide what differs.
+_LARGE = 10_000_000
 
 
-def _peak_of(kernel: str, shape: str, name: str) -> float:
-    """In a process of its own: megabytes that forward and backward add to inputs, parameters and their gradients."""
-    torch.set_num_threads(1)
-    case = next(case for case in cases() if (case.kernel, case.shape) == (kernel, shape))
+def cpu_peak(case: Case, form: Form) -> float:
+    """Most megabytes of tensors alive at once during forward and backward, above inputs and parameters; parameters of
+    10 million numbers and more take no gradient here. Counted from the allocator's events, so always the same."""
+    from torch.profiler import ProfilerActivity, profile
+
     inputs = case.make(torch.device("cpu"), case.dtype, 0)
-    learns = trained(inputs, case.learns)
-    seen, done = [_resident()], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.001):
-            seen.append(_resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    runner(case.forms[name], inputs, learns, "both")()
-    done.set()
-    watcher.join()
-    return (max(seen) - seen[0] - sum(x.nbytes for x in learns)) / 1e6
-
-
-def cpu_peak(case: Case, name: str) -> float:
-    """Peak memory of a form on the CPU, in MB above inputs, parameters and their gradients."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak_of, case.kernel, case.shape, name).result()
+    learns = [x if x.numel() < _LARGE else x.requires_grad_(False) for x in trained(inputs, case.learns)]
+    call = runner(form, inputs, [x for x in learns if x.requires_grad], "both")
+    call()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        call()
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    alive = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        most = max(most, alive)
+    return most / 1e6
 
 
 def error_of(case: Case, form: Form, device: torch.device) -> float:
