@@ -13,18 +13,17 @@ gpu="$("$python" -c 'import torch, re
 print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-") if torch.cuda.is_available() else "")')"
 [ -n "$gpu" ] || { echo "gpu_check: torch sees no GPU; scripts/test.sh has the checks that need none" >&2; exit 2; }
 
-# the package as it is installed, without installing it: kernels/ inside mstdistill/
+# the package as it is installed, without installing it: kernels/ inside mstdistill/, away from the sources beside it
+out="$PWD/benchmarks/results/$gpu"
 stage="$(mktemp -d)"
 trap 'rm -rf "$stage"' EXIT
-mkdir "$stage/mstdistill"
-ln -s "$PWD"/mstdistill/* "$stage/mstdistill/"
-ln -s "$PWD/kernels" "$stage/mstdistill/kernels"
-export PYTHONPATH="$stage${PYTHONPATH:+:$PYTHONPATH}"
+cp -r mstdistill tests pyproject.toml "$stage/"
+cp -r kernels "$stage/mstdistill/kernels"
+cd "$stage"
 unset TRITON_INTERPRET MSTDISTILL_KERNELS
 
-out="benchmarks/results/$gpu"
 mkdir -p "$out"
-timeout 240 "$python" -m pytest -q -p no:cacheprovider tests/gpu/test_kernels.py 2>&1 | tee "$out/tests.txt"
+timeout 240 "$python" -m pytest -q tests/gpu/test_kernels.py 2>&1 | tee "$out/tests.txt"
 "$python" -m mstdistill.kernels.bench --budget 210 --baselines eager,compile,liger,sdpa \
     --json "$out/kernels.json" --markdown "$out/kernels.md" --plot "$out" "$@"
 echo "results: $out"

@@ -4,6 +4,7 @@ ceiling of the same machine in the same run. On a CPU: wall time, and the alloca
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,6 @@ from .cases import Case, Form, Inputs, trained, widened
 
 Figures = dict[str, Any]
 POOL_BYTES = 450_000_000  # three times the largest L2 cache in use
-PASSES = ("forward", "backward", "both")
 
 
 def quantiles(times: list[float]) -> Figures:
@@ -196,8 +196,6 @@ def error_of(case: Case, form: Form, device: torch.device) -> float:
 @contextmanager
 def plain_kernels() -> Any:
     """Within: this project's plain forms, also on a GPU."""
-    import os
-
     before = os.environ.get("MSTDISTILL_KERNELS")
     os.environ["MSTDISTILL_KERNELS"] = "torch"
     try:
