@@ -88,15 +88,15 @@ def on_cpu(chosen: list[Case], baselines: list[str]) -> dict[str, Any]:
         if not case.on_cpu:
             missing.append(f"{case.kernel} {case.shape}: too large for a CPU")
             continue
-        ours: float | None = None
-        for name, form in forms_of(case, [x for x in baselines if x in ("eager", "sdpa", "liger")]).items():
-            with plain_kernels():
-                figures = cpu.measure(case, form)
+        forms = forms_of(case, [x for x in baselines if x in ("eager", "sdpa", "liger")])
+        with plain_kernels():
+            measured = cpu.measure(case, forms)
+            for name, form in forms.items():
+                figures = measured[name]
                 figures["peak_mb"] = cpu_peak(case, form)
                 figures["error"] = error_of(case, form, cpu.device) if case.flops_both < 5e10 else None
-            rows.append(_row(case, name, figures, ours, None))
-            ours = ours or figures["both"]["us"]
-            say(f"{case.kernel} {case.shape} {name}: {figures['both']['us'] / 1e3:,.2f} ms")
+                rows.append(_row(case, name, figures, measured["ours"]["both"]["us"], None))
+                say(f"{case.kernel} {case.shape} {name}: {figures['both']['us'] / 1e3:,.2f} ms")
     threads = torch.get_num_threads()
     return {"device": f"CPU, {threads} thread{'s' if threads > 1 else ''}", "rows": rows, "missing": missing}
 

@@ -7,7 +7,7 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -131,26 +131,31 @@ def _backward(loss: Tensor, learns: list[Tensor]) -> Any:
 
 
 class Cpu:
-    """Times on the CPU."""
+    """Times on the CPU: the forms of a case take turns, so that a machine's moods fall on all of them."""
 
     def __init__(self, seconds: float = 3.0) -> None:
         self.device, self.seconds = torch.device("cpu"), seconds
 
-    def measure(self, case: Case, form: Form) -> Figures:
+    def measure(self, case: Case, forms: Mapping[str, Form]) -> dict[str, Figures]:
+        """Each form's figures, from at least seven rounds."""
         inputs = case.make(self.device, case.dtype, 0)
         learns = trained(inputs, case.learns)
-        found: Figures = {}
-        for what in ("forward", "both"):
-            call = runner(form, inputs, learns, what)
+        calls = {(name, what): runner(form, inputs, learns, what)
+                 for name, form in forms.items() for what in ("forward", "both")}  # fmt: skip
+        times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+        for call in calls.values():
             call()
-            times: list[float] = []
-            started = time.perf_counter()
-            while len(times) < 3 or (time.perf_counter() - started < self.seconds and len(times) < 100):
+        started, rounds = time.perf_counter(), 0
+        while rounds < 7 or (time.perf_counter() - started < self.seconds and rounds < 100):
+            for key, call in calls.items():
                 begin = time.perf_counter()
                 call()
-                times.append(time.perf_counter() - begin)
-            found[what] = quantiles(times)
-        found["backward"] = {"us": found["both"]["us"] - found["forward"]["us"]}
+                times[key].append(time.perf_counter() - begin)
+            rounds += 1
+        found: dict[str, Figures] = {}
+        for name in forms:
+            forward, both = quantiles(times[name, "forward"]), quantiles(times[name, "both"])
+            found[name] = {"forward": forward, "both": both, "backward": {"us": both["us"] - forward["us"]}}
         return found
 
 
@@ -167,7 +172,7 @@ def cpu_peak(case: Case, form: Form) -> float:
     learns = [x if x.numel() < _LARGE else x.requires_grad_(False) for x in trained(inputs, case.learns)]
     call = runner(form, inputs, [x for x in learns if x.requires_grad], "both")
     call()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
         call()
     events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
     alive = most = 0
