@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError
+from ..kernels.launch import use_triton
 
 
 def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | None = None, tf32: bool = True) -> Any:
@@ -22,8 +23,8 @@ def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | No
         tf32: whether matrix products of float32 on a GPU are made in TF32, the mask kernels' included.
 
     Raises:
-        ConfigError: precision that the device lacks, an unknown or missing tracker, or a launch that asked for more
-            processes than came up.
+        ConfigError: kernels or precision that the device can't run, an unknown or missing tracker, or a launch that
+            asked for more processes than came up.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -52,6 +53,10 @@ def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | No
     except (ValueError, ImportError) as error:
         raise ConfigError(f"Accelerate can't start: {str(error).splitlines()[0]}") from None
     _check_promise(accelerator)
+    try:
+        use_triton(torch.empty(0, device=accelerator.device))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if not cpu:
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = tf32

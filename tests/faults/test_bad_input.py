@@ -70,6 +70,17 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
         assert word in err, err
 
 
+def test_kernels_that_cannot_run_here(
+    command: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("train", "av-digits", f"data.dir={data}", "--out", str(tmp_path / "run"))
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setenv("MSTDISTILL_KERNELS", "triton")
+    refused(command(*words), "MSTDISTILL_KERNELS=triton: tensors are on cpu")
+    monkeypatch.setenv("MSTDISTILL_KERNELS", "fast")
+    refused(command(*words), "MSTDISTILL_KERNELS='fast': must be one of auto, triton, torch")
+
+
 @pytest.mark.parametrize(("words", "expected"), [
     (["train", "av-digts"], "unknown task or recipe 'av-digts'; did you mean av-digits"),
     (["train", "av-digits", "task=av-mnst"], "unknown task 'av-mnst'; did you mean av-mnist"),
