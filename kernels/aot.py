@@ -215,6 +215,8 @@ def kernel_sources(file: str) -> str:
     tree = ast.parse((Path(__file__).parent / "jit" / f"{file}.py").read_text())
     kept: list[str] = []
     for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+            kept.append(kernel_sources(node.module))  # a file may use another's kernels
         if isinstance(node, ast.AnnAssign) and "constexpr" in ast.unparse(node.annotation):
             kept.append(ast.unparse(node))
         if isinstance(node, ast.FunctionDef) and any(ast.unparse(d) == "triton.jit" for d in node.decorator_list):

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .base import FUSE_MULTIPLY_ADD, acc_type, add_up, parts_of, pow2
+from .kd_wide import merge, teacher_at
 
 PIXELS = 512
 
@@ -34,35 +35,6 @@ def dense_teacher(base, weights_ptr, instance, offset, live, teacher_m, c, teach
             mixed += tl.load(at, mask=live, other=0.0).to(ACC) * weight
         return mixed / T
     return tl.load(base + tl.cast(c, tl.int64) * teacher_c + offset, mask=live, other=0.0).to(ACC) / T
-
-
-@triton.jit
-def merge_each(peak, total, x):
-    """Running (maximum, sum of exp) per lane with another class; nothing but -inf so far counts as a sum of 0."""
-    higher = tl.where((x > peak) | (x != x), x, peak)
-    level = tl.where(higher == float("-inf"), 0.0, higher)
-    return higher, total * tl.exp(peak - level) + tl.exp(x - level)
-
-
-@triton.jit
-def dense_at(teacher_ptr, rows_ptr, indices_ptr, instance, choice, N, M, teacher_n, teacher_m,
-             K: tl.constexpr, ROWS: tl.constexpr, INDICES: tl.constexpr, MIXTURE: tl.constexpr):  # fmt: skip
-    """(pointer to a teacher's logits of this instance, whether it exists)."""
-    at = instance
-    readable = at >= 0
-    if ROWS:
-        at = tl.load(rows_ptr + instance)
-        readable = (at >= 0) & (at < N)
-    teacher = at * 0
-    if not MIXTURE:
-        teacher = at * 0 + choice
-        if INDICES:
-            teacher = tl.load(indices_ptr + instance * K + choice)
-            readable = readable & (teacher >= 0) & (teacher < M)
-    return (
-        teacher_ptr + tl.where(readable, at, 0) * teacher_n + tl.where(readable, teacher, 0) * teacher_m,
-        readable,
-    )
 
 
 @triton.jit
@@ -99,9 +71,9 @@ def kd_dense(
     peak1, total1 = tl.full([PB], float("-inf"), ACC), tl.zeros([PB], ACC)
     for c in range(C):
         x = tl.load(source + tl.cast(c, tl.int64) * student_c, mask=live, other=0.0).to(ACC)
-        peak, total = merge_each(peak, total, x / T)
+        peak, total = merge(peak, total, x / T)
         if LABEL:
-            peak1, total1 = merge_each(peak1, total1, x)
+            peak1, total1 = merge(peak1, total1, x)
     log_sum = peak + tl.log(total)
     log_sum1 = peak1 + tl.log(total1)
 
@@ -112,13 +84,13 @@ def kd_dense(
     single = tl.zeros([PB], ACC)
     kd = tl.zeros([PB], ACC)
     for choice in range(CHOICES):
-        base, readable = dense_at(teacher_ptr, rows_ptr, indices_ptr, instance, choice, N, M, teacher_n, teacher_m,
+        base, readable = teacher_at(teacher_ptr, rows_ptr, indices_ptr, instance, choice, N, M, teacher_n, teacher_m,
                                   K, ROWS, INDICES, MIXTURE)  # fmt: skip
         peak, total = tl.full([PB], float("-inf"), ACC), tl.zeros([PB], ACC)
         for c in range(C):
             z = dense_teacher(base, weights_ptr, instance, pixel * teacher_p, live, teacher_m, c, teacher_c,
                               K, WEIGHTS, MIXTURE, T, ACC)  # fmt: skip
-            peak, total = merge_each(peak, total, z)
+            peak, total = merge(peak, total, z)
         single = peak + tl.log(tl.where(readable, total, float("nan")))
         if CHOICES > 1:
             tl.store(stats_ptr + (instance * K + choice) * P + pixel, single, mask=live)
@@ -159,7 +131,7 @@ def kd_dense(
         log_q = s / T - log_sum
         taught = tl.zeros([PB], ACC)
         for choice in range(CHOICES):
-            base, readable = dense_at(teacher_ptr, rows_ptr, indices_ptr, instance, choice, N, M, teacher_n,
+            base, readable = teacher_at(teacher_ptr, rows_ptr, indices_ptr, instance, choice, N, M, teacher_n,
                                       teacher_m, K, ROWS, INDICES, MIXTURE)  # fmt: skip
             if CHOICES == 1:
                 log_sum_z = single
