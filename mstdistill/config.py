@@ -26,6 +26,9 @@ class DataSettings(Settings):
     """Which instances."""
 
     dir: str | None = Field(None, description="prepared folder; none: the task's own place")
+    split: Literal["protocol", "publisher"] = Field(
+        "protocol", description="60/20/20 by seed group, or the publisher's"
+    )
     group: int = Field(0, ge=0, description="seed group of the 60/20/20 split")
     limit: int | None = Field(None, ge=3, description="use this many instances in all")
     workers: int = Field(0, ge=0, description="background processes for slow data; prepared data needs none")

@@ -81,7 +81,9 @@ def train(
     accelerator = start(recipe.precision, recipe.run.trackers, folder, recipe.tf32)
     if fresh:
         _clear(folder)
-    splits = open_splits(task, recipe.data.dir, group=recipe.data.group, limit=recipe.data.limit)
+    splits = open_splits(
+        task, recipe.data.dir, group=recipe.data.group, limit=recipe.data.limit, split=recipe.data.split
+    )
     student, teachers = _networks(recipe, task)
     maker = {"backbone": pairing.student.backbone, "options": pairing.student.options}
     return _run(recipe, task, splits, student, teachers, folder, accelerator, screen, observe, maker)
@@ -285,7 +287,9 @@ def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
         raise ConfigError(f"{folder} is a run of your own data; evaluate it from Python")
     task = find_task(recipe.task)
     accelerator = start(recipe.precision)
-    splits = open_splits(task, recipe.data.dir, group=recipe.data.group, limit=recipe.data.limit)
+    splits = open_splits(
+        task, recipe.data.dir, group=recipe.data.group, limit=recipe.data.limit, split=recipe.data.split
+    )
     student, teachers = _networks(recipe, task)
     trainer = Trainer(accelerator, recipe.run, recipe.seed, screen)
     return Experiment(recipe, task, splits, student, teachers, folder, trainer), recipe

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,48 +124,84 @@ class PreparedSplit:
                 "truncated; prepare the data again"
             )
         self.columns = {
-            name: _Column(data.data.column(name), tuple(kind["shape"]), self.name)
-            for name, kind in card["modalities"].items()
+            name: _Column(data.data.column(name), kind, self.name) for name, kind in card["modalities"].items()
         }
 
     def __len__(self) -> int:
         return self.rows
 
     def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """Modalities [B, ...] as float32 (integers stay) and labels of these rows."""
+        """Modalities [B, ...] as float32, scaled as the card says (integers that the card doesn't scale stay integers),
+        and labels of these rows."""
+        rows = torch.from_numpy(np.ascontiguousarray(index))
         inputs = {}
         for name in modalities:
             if name not in self.columns or name == "label":
-                raise DataError(f"{self.name} has no modality {name!r}; {nearest(name, set(self.columns) - {'label'})}")
-            values = torch.from_numpy(self.columns[name].take(index))
-            inputs[name] = values.float() if values.is_floating_point() else values
-        return inputs, torch.from_numpy(self.columns["label"].take(index))
+                known = set(self.columns) - {"label", "part"}
+                raise DataError(f"{self.name} has no modality {name!r}; {nearest(name, known)}")
+            inputs[name] = self.columns[name].read(rows)
+        return inputs, self.columns["label"].take(rows)
 
 
 class _Column:
-    """Rows of an Arrow column as arrays of a shape, without copying the column."""
+    """Rows of an Arrow column as tensors of a shape, without copying the column.
 
-    def __init__(self, chunked: Any, shape: tuple[int, ...], owner: str) -> None:
-        self.shape = shape
-        width = int(np.prod(shape)) if shape else 1
-        self.parts = []
+    Args:
+        kind: of the card: shape, and `scale` where values are scaled to [0, 1] by the data's least and greatest ones.
+    """
+
+    def __init__(self, chunked: Any, kind: Mapping[str, Any], owner: str) -> None:
+        self.shape = tuple(kind["shape"])
+        width = int(np.prod(self.shape)) if self.shape else 1
+        self.parts: list[Tensor] = []
         for chunk in chunked.chunks:
-            values = chunk.flatten() if shape else chunk
+            values = chunk.flatten() if self.shape else chunk
             array = values.to_numpy(zero_copy_only=True)
             if array.size != width * len(chunk):
-                raise DataError(f"{owner}: a column doesn't have the shape {list(shape)} of its card; prepare it again")
-            self.parts.append(array.reshape(len(chunk), *shape))
+                raise DataError(
+                    f"{owner}: a column doesn't have the shape {list(self.shape)} of its card; prepare it again"
+                )
+            self.parts.append(_borrowed(array.reshape(len(chunk), *self.shape)))
         self.starts = np.cumsum([0] + [len(part) for part in self.parts])
+        self.low, self.spread = self._scale(kind.get("scale"))
 
-    def take(self, index: np.ndarray) -> np.ndarray:
+    def _scale(self, scale: Mapping[str, Any] | None) -> tuple[Tensor | None, Tensor | None]:
+        if scale is None:
+            return None, None
+        low, high = (torch.tensor(scale[key], dtype=torch.float32) for key in ("low", "high"))
+        spread = torch.where(high > low, high - low, torch.ones_like(high))
+        if scale["axis"] is not None:
+            view = [1] * (len(self.shape) + 1)
+            view[int(scale["axis"]) + 1] = -1
+            low, spread = low.view(view), spread.view(view)
+        return low, spread
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Rows [B] as stored; a copy."""
         if len(self.parts) == 1:
-            return np.asarray(self.parts[0][index])
-        out = np.empty((len(index), *self.shape), dtype=self.parts[0].dtype if self.parts else np.float32)
-        owner = np.searchsorted(self.starts, index, side="right") - 1
-        for number, part in enumerate(self.parts):
-            here = owner == number
-            out[here] = part[index[here] - self.starts[number]]
+            return self.parts[0].index_select(0, rows)
+        out = torch.empty((len(rows), *self.shape), dtype=self.parts[0].dtype if self.parts else torch.float32)
+        owner = torch.from_numpy(np.searchsorted(self.starts, rows.numpy(), side="right") - 1)
+        for number in owner.unique().tolist():
+            here = (owner == number).nonzero()[:, 0]
+            out[here] = self.parts[number].index_select(0, rows[here] - int(self.starts[number]))
         return out
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Rows [B] as networks take them."""
+        values = self.take(rows)
+        if values.is_floating_point() or self.low is not None:
+            values = values.float()
+        if self.low is not None and self.spread is not None:
+            values.sub_(self.low).div_(self.spread)
+        return values
+
+
+def _borrowed(array: np.ndarray) -> Tensor:
+    """A tensor over read-only memory; it is read by copying rows out, never written."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .. import ranks
 from ..errors import ConfigError, DataError, nearest
@@ -21,6 +22,8 @@ from .store import PreparedSplit, read_card
 SPLITS = ("train", "validation", "test")
 # The paper's protocol: seed groups are drawn in turn from one generator.
 _PROTOCOL_SEED = 19980427
+# Modules of this package that aren't data sets.
+_MACHINERY = ("build", "loader", "resident", "shards", "store", "task")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Task:
     Attributes:
         name: as recipes and the command line call it.
         title: one line for people.
-        modalities: name -> shape without the batch.
+        modalities: name -> shape without the batch; None: any length, the prepared data say which.
         num_classes: labels are 0 to num_classes - 1.
         class_names: for tables.
         ignore_index: a label that doesn't count, for dense tasks.
@@ -42,7 +45,7 @@ class Task:
 
     name: str
     title: str
-    modalities: Mapping[str, tuple[int, ...]]
+    modalities: Mapping[str, tuple[int | None, ...]]
     num_classes: int
     prepare: Callable[..., Path] | None = None
     class_names: tuple[str, ...] = ()
@@ -58,7 +61,7 @@ def tasks() -> dict[str, Task]:
     package = importlib.import_module("mstdistill.data")
     found = {}
     for module in pkgutil.iter_modules(package.__path__):
-        if module.ispkg or module.name in ("loader", "resident", "store", "task"):
+        if module.ispkg or module.name in _MACHINERY:
             continue
         task: Task = importlib.import_module(f"mstdistill.data.{module.name}").TASK
         found[task.name] = task
@@ -89,17 +92,18 @@ def folder_of(task: Task, directory: str | None) -> Path:
 
 
 def open_splits(
-    task: Task, directory: str | None = None, *, group: int = 0, limit: int | None = None
+    task: Task, directory: str | None = None, *, group: int = 0, limit: int | None = None, split: str = "protocol"
 ) -> dict[str, Split]:
     """The train, validation and test instances of prepared data.
 
     Data prepared with splits keeps them; data prepared in one piece is cut 60/20/20 by the permutation of its seed
-    group (data protocol).
+    group (data protocol), or where the publisher cut it.
 
     Args:
         directory: the prepared folder; None: the task's own place.
         group: seed group, from 0.
         limit: use this many instances in all.
+        split: "protocol", or "publisher" for the publisher's own parts.
 
     Raises:
         DataError: nothing prepared there, or data of another task.
@@ -116,25 +120,47 @@ def open_splits(
     _check_card(task, card, folder)
     if set(card["splits"]) == {"all"}:
         whole = PreparedSplit(folder, "all", card)
-        return _cut(whole, group, limit)
-    splits: dict[str, Split] = {name: PreparedSplit(folder, name, card) for name in SPLITS}
-    if limit is not None:
-        total = sum(len(split) for split in splits.values())
-        splits = {
-            name: Subset(split, np.arange(min(len(split), max(1, limit * len(split) // total))))
-            for name, split in splits.items()
-        }
-    return splits
+        return _publisher(whole, limit) if split == "publisher" else _cut(whole, group, limit)
+    return _limited({name: PreparedSplit(folder, name, card) for name in SPLITS}, limit)
+
+
+def _limited(splits: Mapping[str, Split], limit: int | None) -> dict[str, Split]:
+    """The first instances of each, in proportion, `limit` in all."""
+    if limit is None:
+        return dict(splits)
+    total = sum(len(split) for split in splits.values())
+    return {
+        name: Subset(split, np.arange(min(len(split), max(1, limit * len(split) // total))))
+        for name, split in splits.items()
+    }
+
+
+def _publisher(whole: PreparedSplit, limit: int | None) -> dict[str, Split]:
+    """The parts that the publisher made; where there is no validation part, a fifth of the training part is it."""
+    column = whole.columns.get("part")
+    parts = column.take(torch.arange(len(whole))).numpy() if column else np.full(len(whole), -1)
+    rows = {name: np.flatnonzero(parts == number) for number, name in enumerate(SPLITS)}
+    if not len(rows["train"]) or not len(rows["test"]):
+        raise DataError(f"{whole.name}: the publisher gave no train and test parts; use data.split=protocol")
+    if not len(rows["validation"]):
+        order = np.random.default_rng(_PROTOCOL_SEED).permutation(rows["train"])
+        cut = len(order) * 4 // 5
+        rows["train"], rows["validation"] = np.sort(order[:cut]), np.sort(order[cut:])
+    return _limited({name: Subset(whole, index) for name, index in rows.items()}, limit)
 
 
 def _check_card(task: Task, card: Mapping[str, Any], folder: Path) -> None:
     for name, shape in task.modalities.items():
         found = card["modalities"].get(name)
-        if found is None or tuple(found["shape"]) != tuple(shape):
+        if found is None or not _fits(found["shape"], shape):
             raise DataError(
-                f"{folder}: modality {name!r} should have shape {list(shape)}, "
+                f"{folder}: modality {name!r} should have shape {[n or 'any' for n in shape]}, "
                 f"found {found['shape'] if found else 'none'}; prepare the data again"
             )
+
+
+def _fits(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(found) == len(wanted) and all(w in (None, n) for n, w in zip(found, wanted, strict=True))
 
 
 def _cut(whole: Split, group: int, limit: int | None) -> dict[str, Split]:
