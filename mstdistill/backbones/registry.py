@@ -48,7 +48,7 @@ def register(
 
 def backbones() -> dict[str, Backbone]:
     """Every registered network; the shipped ones are loaded on the first call."""
-    from . import audio_cnn, digits, dual_stream, lenet  # noqa: F401
+    from . import audio_cnn, audio_visual, audio_visual_features, digits, dual_stream, fusenet, lenet, mlp  # noqa: F401
 
     return _BACKBONES
 

@@ -114,7 +114,7 @@ def test_networks_and_routing(command: Command, data: Path, tmp_path: Path) -> N
     refused(command(*base, teachers(modalities=["audio", "image"])), "teacher 'both' can't take")
     refused(command(*base, teachers(backbone="digits-bth")), "unknown backbone 'digits-bth'; did you mean digits-both")
     refused(command(*base, teachers(options={"wide": 3})), "backbone 'digits-both'", "wide")
-    refused(command(*base, teachers(weights="none.safetensors")), "weights none.safetensors can't be read")
+    refused(command(*base, teachers(weights="none.safetensors")), "none.safetensors can't be read")
     refused(command(*base, "routing.k=9"), "routing.k=9: must be between 1 and the 4 specialised teachers")
 
 

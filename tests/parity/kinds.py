@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +10,13 @@ import torch
 from mstdistill.kernels import kd_rows, load_balance, mixed_kd_rows, route, routed_kd_loss
 from torch import Tensor
 
-from mstdistill.backbones.registry import build
+from mstdistill.backbones.registry import backbones, build
 from mstdistill.data.loader import Batch
 from mstdistill.losses import balance, task
 from mstdistill.metrics import confusion_of, metrics_of
 from mstdistill.routing import DenseRouter, Router, RoutingRule
 from mstdistill.teachers.mask import MaskNet1d, MaskNet2d
-from mstdistill.teachers.tap import discover
+from mstdistill.teachers.tap import hooked
 
 from .trajectory import check_trajectory
 
@@ -183,29 +184,48 @@ def fill(module: torch.nn.Module, offset: float) -> None:
             p.copy_(values.view_as(p))
 
 
+# the golden inputs are channels first, as those networks get them; ours take video and feature maps as stored
+STORED = {
+    "VisualBranchNet": (0, 2, 1, 3, 4),
+    "DSCNN-I": (0, 2, 1, 3, 4),
+    "VisualBranchNet-VGGS": (0, 2, 3, 4, 1),
+    "DSCNN-VGGS-I": (0, 2, 3, 4, 1),
+}
+
+
+def golden_input(name: str, number: int, shape: list[int]) -> Tensor:
+    """The manifest's rule for a backbone's input, in the order that the registered network takes it."""
+    wave = torch.sin(0.3 * torch.arange(math.prod(shape), dtype=torch.float64) + number).view(shape)
+    return wave.permute(STORED[name]) if name in STORED and wave.dim() == 5 else wave
+
+
 def check_backbone(golden: Golden, params: dict[str, Any], rtol: float) -> None:
-    module = build(params["backbone"], params["logits_shape"][1]).double().eval()
-    assert [[name, list(p.shape)] for name, p in module.named_parameters()] == params["parameters"]
+    name = params["backbone"]
+    module = build(name, params["logits_shape"][1]).double().eval()
+    assert [[key, list(p.shape)] for key, p in module.named_parameters()] == params["parameters"]
+    assert sorted([key, list(b.shape)] for key, b in module.named_buffers()) == sorted(params["buffers"])
     fill(module, params["fill_offset"])
-    inputs = {}
-    for j, shape in enumerate(params["inputs"]):
-        count = int(torch.tensor(shape).prod())
-        inputs[f"m{j}"] = torch.sin(0.3 * torch.arange(count, dtype=torch.float64) + j).view(shape)
-    with torch.no_grad():
-        logits = module(*inputs.values())
-    stride = params["logits_stride"]
-    close(logits[..., ::stride, ::stride] if stride else logits, golden["logits"], rtol, "logits")
+    inputs = [golden_input(name, j, shape) for j, shape in enumerate(params["inputs"])]
+    assert [tuple(x.shape[1:]) for x in inputs] == list(backbones()[name].inputs) or "FuseNet" in name
+    features: dict[str, Tensor] = {}
+
+    def note(tap: str) -> Callable[[Tensor], Tensor]:
+        def keep(feature: Tensor) -> Tensor:
+            features[tap] = feature
+            return feature
+
+        return keep
+
     taps = list(group(golden, "tap_shape."))
-    shapes = discover(module, inputs, list(inputs), taps, params["backbone"])
+    with torch.no_grad(), hooked(module, {tap: note(tap) for tap in taps}, name):
+        logits = module(*inputs)
+    assert list(logits.shape) == params["logits_shape"]
+    stride = params["logits_stride"]
+    close(logits[..., :: stride[0], :: stride[1]] if stride else logits, golden["logits"], rtol, "logits")
     for tap in taps:
-        assert shapes[tap] == tuple(golden[f"tap_shape.{tap}"].tolist()[1:])
-        found: list[Tensor] = []
-        handle = module.get_submodule(tap).register_forward_hook(lambda m, i, o, found=found: found.append(o))
-        with torch.no_grad():
-            module(*inputs.values())
-        handle.remove()
-        close(found[0].sum(), golden[f"tap_sum.{tap}"], rtol, f"sum of {tap}")
-        close(found[0].abs().sum(), golden[f"tap_abs_sum.{tap}"], rtol, f"absolute sum of {tap}")
+        assert list(features[tap].shape) == golden[f"tap_shape.{tap}"].tolist()
+        close(features[tap].sum(), golden[f"tap_sum.{tap}"], rtol, f"sum of {tap}")
+        close(features[tap].abs().sum(), golden[f"tap_abs_sum.{tap}"], rtol, f"absolute sum of {tap}")
 
 
 CHECKS: dict[str, Callable[[Golden, dict[str, Any], float], None]] = {
