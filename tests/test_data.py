@@ -17,6 +17,7 @@ from scipy.io import wavfile
 from mstdistill.data import av_digits, av_mnist, store
 from mstdistill.data.preprocess.audio import min_max, square_spectrogram
 from mstdistill.data.task import find_task, open_splits
+from mstdistill.engine.progress import Screen
 from mstdistill.errors import DataError
 
 
@@ -125,7 +126,7 @@ def test_av_mnist_from_its_publishers_files(sources: tuple[Path, Path], tmp_path
         wavfile.write(
             noise / f"1-100-A-{k}.wav", 44100, (np.random.default_rng(k).standard_normal(44100) * 9000).astype(np.int16)
         )
-    folder = av_mnist.prepare(tmp_path / "out", str(mnist), str(fsdd), str(noise))
+    folder = av_mnist.prepare(tmp_path / "out", Screen(quiet=True), str(mnist), str(fsdd), str(noise))
     task = find_task("av-mnist")
     splits = open_splits(task, str(folder))
     assert {name: len(split) for name, split in splits.items()} == {"train": 168, "validation": 56, "test": 56}
@@ -146,14 +147,14 @@ def test_av_mnist_names_what_is_wrong_with_its_files(sources: tuple[Path, Path],
 
     def refuses(words: str, **change: str) -> None:
         with pytest.raises(DataError, match=words):
-            av_mnist.prepare(tmp_path / "out", **{"mnist": str(mnist), "fsdd": str(fsdd), **change})
+            av_mnist.prepare(tmp_path / "out", Screen(quiet=True), **{"mnist": str(mnist), "fsdd": str(fsdd), **change})
         assert not (tmp_path / "out").exists()
 
     images, labels = mnist / "t10k-images-idx3-ubyte.gz", mnist / "t10k-labels-idx1-ubyte.gz"
     refuses("no MNIST files", mnist=str(tmp_path))
     refuses("no Free Spoken Digit recordings", fsdd=str(tmp_path))
     with pytest.raises(DataError, match="--mnist DIR --fsdd DIR"):
-        av_mnist.prepare(tmp_path / "out")
+        av_mnist.prepare(tmp_path / "out", Screen(quiet=True))
     kept = images.read_bytes(), labels.read_bytes()
     images.write_bytes(kept[1])
     labels.write_bytes(kept[0])

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .build import Watcher
 from .preprocess.audio import log_mel, resample
 from .preprocess.speech import LICENCE, Speaker
 from .store import write
@@ -32,7 +33,7 @@ MELS, FRAMES = 32, 32
 SHARES = (0.6, 0.2, 0.2)
 
 
-def prepare(folder: Path, seed: int = SEED, image_noise: float = IMAGE_NOISE) -> Path:
+def prepare(folder: Path, screen: Watcher | None = None, seed: int = SEED, image_noise: float = IMAGE_NOISE) -> Path:
     """Make the data set in `folder` (a few seconds); the same seed gives the same data.
 
     Args:

@@ -8,18 +8,19 @@ split of the data protocol (60/20/20 by seed group).
 from __future__ import annotations
 
 import gzip
-import hashlib
 import struct
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import DataError
+from .build import SOURCES, Column, Item, Plan, Watcher, build, sha256
 from .preprocess.audio import min_max, read_wav, resample, square_spectrogram
-from .store import write
 from .task import Task
 
 COMPONENTS = 196
@@ -31,12 +32,15 @@ _FILES = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t1
 
 def prepare(
     folder: Path,
+    screen: Watcher,
     mnist: str | None = None,
     fsdd: str | None = None,
     noise: str | None = None,
     train_speakers: Sequence[str] = TRAIN_SPEAKERS,
     test_speakers: Sequence[str] = TEST_SPEAKERS,
     dtype: str = "float16",
+    workers: int | None = None,
+    max_broken: float = 0.0,
 ) -> Path:
     """Build AV-MNIST in `folder`.
 
@@ -46,6 +50,7 @@ def prepare(
         fsdd: folder of Free Spoken Digit recordings (`{digit}_{speaker}_{take}.wav`).
         noise: folder of ESC-50 clips (wav), mixed in at 0.009 of their level; optional.
         dtype: how features are stored.
+        workers, max_broken: see `build`.
 
     Raises:
         DataError: missing, truncated or swapped files.
@@ -55,46 +60,55 @@ def prepare(
     images, labels, is_test, note = _read_mnist(Path(mnist))
     clips = _read_noise(Path(noise)) if noise else []
     recordings = _index_recordings(Path(fsdd))
-    image, constant_images = min_max(_keep_components(images))
-    spectrograms: dict[Path, np.ndarray] = {}
-    audio = np.empty((len(labels), 1, 112, 112), dtype=np.float32)
-    turn: dict[tuple[bool, int], int] = {}
+    kept = _keep_components(images)
+    items, turn = [], dict[tuple[bool, int], int]()
     for i, label in enumerate(labels):
         part = bool(is_test[i])
         takes = _takes(recordings, int(label), test_speakers if part else train_speakers, Path(fsdd))
         number = turn.get((part, int(label)), 0)
         turn[part, int(label)] = number + 1
-        path = takes[number % len(takes)]
-        clip = _clip(clips, part, i)
-        if clip is not None:
-            audio[i, 0] = _hear(path, clip)
-        else:
-            if path not in spectrograms:
-                spectrograms[path] = _hear(path, None)
-            audio[i, 0] = spectrograms[path]
-    audio, constant_audio = min_max(audio)
-    columns = {
-        "image": image.reshape(-1, 1, 28, 28).astype(dtype),
-        "audio": audio.astype(dtype),
-        "label": labels.astype(np.int64),
-    }
-    card = {
-        "task": TASK.name,
-        "version": TASK.version,
-        "title": TASK.title,
-        "note": note,
-        "components": COMPONENTS,
-        "speakers": {"train": list(train_speakers), "test": list(test_speakers)},
-        "noise": "0.009 x ESC-50" if clips else "none",
-        "constant_instances": {"image": constant_images, "audio": constant_audio},
-        "sources": {
-            "images": "MNIST (CC BY-SA 3.0)",
-            "audio": "Free Spoken Digit Dataset (CC BY-SA 4.0)",
-            "sha256": {path.name: _sha256(path) for path in sorted(Path(mnist).glob("*ubyte*"))},
-            "recordings": len(recordings),
+        source = (kept[i], takes[number % len(takes)], _clip(clips, part, i))
+        items.append(Item(f"{'test' if part else 'train'} image {i}", source, int(label), 2 if part else 0))
+    plan = Plan(
+        task=TASK.name,
+        version=TASK.version,
+        columns={"image": Column((1, 28, 28), dtype), "audio": Column((1, 112, 112), dtype)},
+        items=items,
+        read=_read,
+        settings={
+            "train_speakers": list(train_speakers), "test_speakers": list(test_speakers), "noise": bool(clips),
+            "dtype": dtype,
         },
-    }
-    return write(folder, {"all": columns}, card)
+        card={
+            "title": TASK.title,
+            "note": note,
+            "components": COMPONENTS,
+            "sources": {
+                "images": "MNIST (CC BY-SA 3.0)",
+                "audio": "Free Spoken Digit Dataset (CC BY-SA 4.0)",
+                "sha256": {path.name: sha256(path) for path in sorted(Path(mnist).glob("*ubyte*"))},
+            },
+        },
+    )  # fmt: skip
+    return build(folder, plan, screen, workers, max_broken)
+
+
+def _read(source: tuple[np.ndarray, Path, tuple[torch.Tensor, int] | None]) -> dict[str, Any]:
+    """An image [1, 28, 28] and its digit's spectrogram [1, 112, 112], each scaled to [0, 1]."""
+    image, path, clip = source
+    image, _ = min_max(image.reshape(1, 28, 28))
+    heard, _ = min_max((_hear_once(path) if clip is None else _hear(path, clip))[None])
+    return {"image": image, "audio": heard, SOURCES: {path.name: _checksum(path)}}
+
+
+@lru_cache(maxsize=4096)
+def _hear_once(path: Path) -> np.ndarray:
+    return _hear(path, None)
+
+
+@lru_cache(maxsize=4096)
+def _checksum(path: Path) -> str:
+    return sha256(path)
 
 
 def _read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
@@ -221,15 +235,12 @@ def _hear(path: Path, clip: tuple[torch.Tensor, int] | None) -> np.ndarray:
     return square_spectrogram(wave).numpy()
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 TASK = Task(
     name="av-mnist",
     title="MNIST images with spoken digits (paper); needs MNIST and Free Spoken Digit files",
     modalities={"image": (1, 28, 28), "audio": (1, 112, 112)},
     num_classes=10,
+    version=2,
     class_names=tuple(str(i) for i in range(10)),
     prepare=prepare,
     options={
@@ -237,5 +248,7 @@ TASK = Task(
         "fsdd": "folder of Free Spoken Digit recordings",
         "noise": "folder of ESC-50 clips (optional)",
         "dtype": "how features are stored: float16 or float32",
+        "workers": "processes that read; default: one a core",
+        "max_broken": "largest share of unreadable recordings; default 0",
     },
 )

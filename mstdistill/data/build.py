@@ -33,6 +33,7 @@ from .store import CARD
 SHARD_BYTES = 128_000_000
 SHARD_ROWS = (16, 4096)
 SOURCES = "_sources"
+BROKEN = "broken.json"
 _TOOLS = ("datasets", "numpy", "torch", "torchaudio", "transformers", "av", "opencv-python-headless", "h5py", "pillow",
           "nltk", "emoji", "ftfy", "timm")  # fmt: skip
 
@@ -230,7 +231,9 @@ class _Building:
         data, facts = self._paths(number)
         try:
             found = ShardFacts(**json.loads(facts.read_text()))
-            return found if data.stat().st_size == found.bytes else None
+            # after too many broken files they may have been mended
+            again = bool(found.broken) and (self.partial / BROKEN).exists()
+            return found if data.stat().st_size == found.bytes and not again else None
         except (OSError, ValueError, TypeError):
             return None
 
@@ -283,7 +286,7 @@ class _Building:
         if broken <= self.max_broken * total:
             return
         listed = _gather_broken(self.partial)
-        write_text(self.partial / "broken.json", json.dumps(listed, indent=1))
+        write_text(self.partial / BROKEN, json.dumps(listed, indent=1))
         key, why = listed[0]
         raise DataError(
             f"{self.plan.task}: {broken} of {total} instances can't be read, more than --max-broken {self.max_broken}; "
@@ -361,7 +364,7 @@ def _seal(partial: Path, plan: Plan, binding: Mapping[str, Any], max_broken: flo
         raise DataError(f"{plan.task}: no instance could be read; see {partial / 'shards'}")
     fingerprint = hashlib.sha256("".join(f.digest for f in facts).encode()).hexdigest()
     broken = [entry for f in facts for entry in f.broken]
-    write_text(partial / "broken.json", json.dumps(broken, indent=1))
+    write_text(partial / BROKEN, json.dumps(broken, indent=1))
     with saving(partial / "sources.tsv") as temporary, temporary.open("w") as out:
         out.write("file\tsha256\n")
         for f in facts:
@@ -386,7 +389,7 @@ def _seal(partial: Path, plan: Plan, binding: Mapping[str, Any], max_broken: flo
         "splits": {"all": {"rows": rows, "fingerprint": fingerprint, "per_class": dict(sorted(
             per_class.items(), key=lambda entry: int(entry[0])))}},
         "modalities": modalities,
-        "broken": {"count": len(broken), "largest_share": max_broken, "list": "broken.json"},
+        "broken": {"count": len(broken), "largest_share": max_broken, "list": BROKEN},
         "constant": {name: sum(f.constant.get(name, 0) for f in facts) for name in plan.columns},
         "sources": {**dict(plan.card.get("sources", {})), "files": "sources.tsv"},
         "tools": _versions(),

@@ -17,13 +17,12 @@ import torch
 from .. import ranks
 from ..errors import ConfigError, DataError, nearest
 from .loader import Split, Subset
+from .opening import HUB, download_prepared
 from .store import PreparedSplit, read_card
 
 SPLITS = ("train", "validation", "test")
 # The paper's protocol: seed groups are drawn in turn from one generator.
 _PROTOCOL_SEED = 19980427
-# Modules of this package that aren't data sets.
-_MACHINERY = ("build", "loader", "resident", "shards", "store", "task")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Task:
         class_names: for tables.
         ignore_index: a label that doesn't count, for dense tasks.
         options: settings of `prepare` with their defaults and help.
-        prepare: makes the data in a folder; called with the folder and options; none for a user's own data.
+        prepare: makes the data in a folder; called with it, whom to tell, and options; none for a user's own data.
         embedded: needs no files: prepared by itself on first use.
         version: changes when `prepare` makes other data from the same settings.
     """
@@ -61,10 +60,10 @@ def tasks() -> dict[str, Task]:
     package = importlib.import_module("mstdistill.data")
     found = {}
     for module in pkgutil.iter_modules(package.__path__):
-        if module.ispkg or module.name in _MACHINERY:
-            continue
-        task: Task = importlib.import_module(f"mstdistill.data.{module.name}").TASK
-        found[task.name] = task
+        if not module.ispkg:
+            task: Task | None = getattr(importlib.import_module(f"mstdistill.data.{module.name}"), "TASK", None)
+            if task is not None:
+                found[task.name] = task
     return found
 
 
@@ -100,7 +99,7 @@ def open_splits(
     group (data protocol), or where the publisher cut it.
 
     Args:
-        directory: the prepared folder; None: the task's own place.
+        directory: the prepared folder, or hub:org/name for one that somebody published; None: the task's own place.
         group: seed group, from 0.
         limit: use this many instances in all.
         split: "protocol", or "publisher" for the publisher's own parts.
@@ -108,6 +107,8 @@ def open_splits(
     Raises:
         DataError: nothing prepared there, or data of another task.
     """
+    if directory and directory.startswith(HUB):
+        directory = str(download_prepared(directory))
     folder = folder_of(task, directory)
     if task.embedded and task.prepare and directory is None:
         # one process a node: nodes may not share the folder
@@ -120,7 +121,7 @@ def open_splits(
     _check_card(task, card, folder)
     if set(card["splits"]) == {"all"}:
         whole = PreparedSplit(folder, "all", card)
-        return _publisher(whole, limit) if split == "publisher" else _cut(whole, group, limit)
+        return publisher_splits(whole, limit) if split == "publisher" else protocol_splits(whole, group, limit)
     return _limited({name: PreparedSplit(folder, name, card) for name in SPLITS}, limit)
 
 
@@ -135,7 +136,7 @@ def _limited(splits: Mapping[str, Split], limit: int | None) -> dict[str, Split]
     }
 
 
-def _publisher(whole: PreparedSplit, limit: int | None) -> dict[str, Split]:
+def publisher_splits(whole: PreparedSplit, limit: int | None) -> dict[str, Split]:
     """The parts that the publisher made; where there is no validation part, a fifth of the training part is it."""
     column = whole.columns.get("part")
     parts = column.take(torch.arange(len(whole))).numpy() if column else np.full(len(whole), -1)
@@ -163,7 +164,8 @@ def _fits(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
     return len(found) == len(wanted) and all(w in (None, n) for n, w in zip(found, wanted, strict=True))
 
 
-def _cut(whole: Split, group: int, limit: int | None) -> dict[str, Split]:
+def protocol_splits(whole: Split, group: int, limit: int | None) -> dict[str, Split]:
+    """60/20/20 by the permutation of a seed group (data protocol)."""
     generator = np.random.default_rng(_PROTOCOL_SEED)
     count = len(whole)
     order = generator.permutation(count)

@@ -46,6 +46,12 @@ def read_wav(path: Path) -> tuple[np.ndarray, int]:
     Raises:
         DataError: missing, truncated or no PCM wav file.
     """
+    samples, rate = read_channels(path)
+    return samples if samples.ndim == 1 else np.ascontiguousarray(samples[:, 0]), rate
+
+
+def read_channels(path: Path) -> tuple[np.ndarray, int]:
+    """Samples [n] or [n, channels] float32 in [-1, 1] and the sample rate; see `read_wav`."""
     import warnings
 
     from scipy.io import wavfile
@@ -56,7 +62,6 @@ def read_wav(path: Path) -> tuple[np.ndarray, int]:
             rate, samples = wavfile.read(path)
     except (OSError, ValueError, wavfile.WavFileWarning, EOFError) as error:
         raise DataError(f"{path}: not a readable wav file ({error}); fetch it again") from None
-    samples = samples if samples.ndim == 1 else samples[:, 0]
     if samples.size == 0:
         raise DataError(f"{path}: holds no sound; fetch it again")
     if np.issubdtype(samples.dtype, np.integer):
@@ -94,3 +99,58 @@ def min_max(values: np.ndarray) -> tuple[np.ndarray, int]:
     constant = int((spread == 0).sum())
     scaled = np.where(spread == 0, 0.0, (flat - low) / np.where(spread == 0, 1.0, spread))
     return scaled.reshape(values.shape).astype(np.float32), constant
+
+
+def read_mono(path: Path) -> tuple[np.ndarray, int]:
+    """Samples [n] float32 of a wav file, the mean of its channels, and the sample rate.
+
+    Raises:
+        DataError: no readable wav file, or one that holds nothing but silence.
+    """
+    samples, rate = read_channels(path)
+    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
+    if not mono.any():
+        raise DataError(f"{path}: nothing but silence")
+    return mono.astype(np.float32), rate
+
+
+def fit_length(wave: Tensor, length: int) -> Tensor:
+    """Waveforms [..., n] of exactly `length` samples: zeros at the end, or cropped evenly at both sides."""
+    extra = wave.shape[-1] - length
+    if extra <= 0:
+        return torch.nn.functional.pad(wave, (0, -extra))
+    return wave[..., extra // 2 : extra // 2 + length]
+
+
+@lru_cache(maxsize=8)
+def _mfcc(sample_rate: int, coefficients: int) -> Any:
+    from torchaudio.transforms import MFCC
+
+    mel = {"n_fft": 2048, "hop_length": 512, "n_mels": 128, "power": 2.0, "norm": "slaney", "mel_scale": "slaney",
+           "pad_mode": "constant"}  # fmt: skip
+    return MFCC(sample_rate, n_mfcc=coefficients, dct_type=2, norm="ortho", log_mels=False, melkwargs=mel)
+
+
+def mfcc(wave: Tensor, sample_rate: int, coefficients: int) -> Tensor:
+    """MFCCs [coefficients, 1 + n // 512] of a waveform [n], with librosa's defaults (data protocol, RAVDESS): Hann
+    windows of 2,048 samples every 512, 128 Slaney mels of the power, decibels with a range of 80, orthonormal DCT."""
+    values: Tensor = _mfcc(sample_rate, coefficients)(wave)
+    return values
+
+
+@lru_cache(maxsize=2)
+def _vggish_mel(bands: int) -> Tensor:
+    from torchaudio.functional import melscale_fbanks
+
+    filters: Tensor = melscale_fbanks(257, 125.0, 7500.0, bands, 16000, norm=None, mel_scale="htk")
+    return filters
+
+
+def vggish_patches(wave: Tensor, seconds: int, bands: int = 64, frames: int = 96) -> Tensor:
+    """Log-mel patches [seconds, frames, bands] of a waveform [n] at 16 kHz, one a second, as VGGish takes them: windows
+    of 25 ms every 10 ms, FFT length 512, magnitudes, 64 HTK mels from 125 to 7,500 Hz, log(mel + 0.01); the first
+    0.96 s of each second. Missing seconds are silence."""
+    wave = torch.nn.functional.pad(wave, (0, max(0, seconds * 16000 - wave.shape[-1])))[: seconds * 16000]
+    windows = wave.view(seconds, 16000).unfold(1, 400, 160)[:, :frames]
+    spectrum = torch.fft.rfft(windows * torch.hann_window(400), n=512).abs()
+    return (spectrum @ _vggish_mel(bands) + 0.01).log()
