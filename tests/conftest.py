@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,17 @@ import pytest
 import torch
 from torch import nn
 
+from mstdistill import cli
+
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if not torch.cuda.is_available():
     # before any Triton kernel is defined: they run in its interpreter here; compiled builds are tested in a process
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+# runs a command line; its exit code, output and errors
+Command = Callable[..., tuple[int, str, str]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,3 +81,27 @@ def make_split(count: int, classes: int = 3, seed: int = 0, dtype: torch.dtype =
         6, 5, generator=torch.Generator().manual_seed(98)
     )
     return TensorSplit({"m1": m1.to(dtype), "m2": m2.to(dtype)}, label, f"toy-{count}-{seed}-{dtype}")
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mstdistill", *map(str, words)])
+        capsys.readouterr()  # what came before is not the command's
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        shown = capsys.readouterr()
+        code = stop.value.code
+        return (0 if code is None else int(code)), shown.out, shown.err
+
+    return run
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    """Exit code 2, one line on stderr, no traceback."""
+    code, _, err = result
+    assert code == 2, err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1, err
+    for word in words:
+        assert word in err, err

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import pickle
+import struct
 import zipfile
 from fractions import Fraction
 from pathlib import Path
@@ -59,6 +61,30 @@ def write_wav(path: Path, samples: np.ndarray, rate: int) -> None:
     """16-bit PCM."""
     path.parent.mkdir(parents=True, exist_ok=True)
     wavfile.write(path, rate, (np.clip(samples, -1, 1) * 32767).astype(np.int16))
+
+
+def write_idx(path: Path, data: np.ndarray) -> None:
+    """MNIST's file format, gzipped."""
+    head = b"\0\0\x08" + bytes([data.ndim]) + struct.pack(f">{data.ndim}I", *data.shape)
+    with gzip.open(path, "wb") as file:
+        file.write(head + data.astype(np.uint8).tobytes())
+
+
+def mnist(root: Path, images: int = 280) -> Path:
+    """The test images and labels, as published."""
+    root.mkdir(parents=True)
+    write_idx(root / "t10k-images-idx3-ubyte.gz", np.random.default_rng(0).integers(0, 256, (images, 28, 28)))
+    write_idx(root / "t10k-labels-idx1-ubyte.gz", np.arange(images) % 10)
+    return root
+
+
+def fsdd(root: Path) -> Path:
+    """Free Spoken Digit recordings: a take of each digit by four speakers."""
+    generator = np.random.default_rng(0)
+    for digit in range(10):
+        for speaker in ("jackson", "nicolas", "theo", "yweweler"):
+            write_wav(root / f"{digit}_{speaker}_0.wav", generator.standard_normal(3000) / 4, 8000)
+    return root
 
 
 def ravdess(root: Path, clips: int = 24, size: tuple[int, int] = (72, 128)) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,8 @@ from mstdistill.data.preprocess.audio import min_max, square_spectrogram
 from mstdistill.data.task import find_task, open_splits
 from mstdistill.engine.progress import Screen
 from mstdistill.errors import DataError
+
+from .publishers import fsdd, mnist
 
 
 @pytest.fixture(scope="module")
@@ -95,38 +96,21 @@ def test_constant_instances_become_zero_and_are_counted() -> None:
     assert (scaled[1].min(), scaled[1].max()) == (0, 1)
 
 
-def write_idx(path: Path, data: np.ndarray) -> None:
-    head = b"\0\0\x08" + bytes([data.ndim]) + struct.pack(f">{data.ndim}I", *data.shape)
-    with gzip.open(path, "wb") as file:
-        file.write(head + data.astype(np.uint8).tobytes())
-
-
 @pytest.fixture
 def sources(tmp_path: Path) -> tuple[Path, Path]:
     """MNIST and Free Spoken Digit files of their real formats, small."""
-    rng = np.random.default_rng(0)
-    mnist, fsdd = tmp_path / "mnist", tmp_path / "fsdd"
-    mnist.mkdir()
-    fsdd.mkdir()
-    labels = np.arange(280) % 10
-    write_idx(mnist / "t10k-images-idx3-ubyte.gz", rng.integers(0, 256, (280, 28, 28)))
-    write_idx(mnist / "t10k-labels-idx1-ubyte.gz", labels)
-    for digit in range(10):
-        for speaker in ("jackson", "nicolas", "theo", "yweweler"):
-            wave = (rng.standard_normal(3000) * 8000).astype(np.int16)
-            wavfile.write(fsdd / f"{digit}_{speaker}_0.wav", 8000, wave)
-    return mnist, fsdd
+    return mnist(tmp_path / "mnist"), fsdd(tmp_path / "fsdd")
 
 
 def test_av_mnist_from_its_publishers_files(sources: tuple[Path, Path], tmp_path: Path) -> None:
-    mnist, fsdd = sources
+    images_at, sounds_at = sources
     noise = tmp_path / "noise"
     noise.mkdir()
     for k in range(5):
         wavfile.write(
             noise / f"1-100-A-{k}.wav", 44100, (np.random.default_rng(k).standard_normal(44100) * 9000).astype(np.int16)
         )
-    folder = av_mnist.prepare(tmp_path / "out", Screen(quiet=True), str(mnist), str(fsdd), str(noise))
+    folder = av_mnist.prepare(tmp_path / "out", Screen(quiet=True), str(images_at), str(sounds_at), str(noise))
     task = find_task("av-mnist")
     splits = open_splits(task, str(folder))
     assert {name: len(split) for name, split in splits.items()} == {"train": 168, "validation": 56, "test": 56}
@@ -143,14 +127,16 @@ def test_av_mnist_from_its_publishers_files(sources: tuple[Path, Path], tmp_path
 
 
 def test_av_mnist_names_what_is_wrong_with_its_files(sources: tuple[Path, Path], tmp_path: Path) -> None:
-    mnist, fsdd = sources
+    images_at, sounds_at = sources
+
+    given = {"mnist": str(images_at), "fsdd": str(sounds_at)}
 
     def refuses(words: str, **change: str) -> None:
         with pytest.raises(DataError, match=words):
-            av_mnist.prepare(tmp_path / "out", Screen(quiet=True), **{"mnist": str(mnist), "fsdd": str(fsdd), **change})
+            av_mnist.prepare(tmp_path / "out", Screen(quiet=True), **{**given, **change})
         assert not (tmp_path / "out").exists()
 
-    images, labels = mnist / "t10k-images-idx3-ubyte.gz", mnist / "t10k-labels-idx1-ubyte.gz"
+    images, labels = images_at / "t10k-images-idx3-ubyte.gz", images_at / "t10k-labels-idx1-ubyte.gz"
     refuses("no MNIST files", mnist=str(tmp_path))
     refuses("no Free Spoken Digit recordings", fsdd=str(tmp_path))
     with pytest.raises(DataError, match="--mnist DIR --fsdd DIR"):
@@ -169,8 +155,8 @@ def test_av_mnist_names_what_is_wrong_with_its_files(sources: tuple[Path, Path],
     refuses("t10k-labels-idx.* is missing")
     images.write_bytes(kept[0])
     labels.write_bytes(kept[1])
-    (fsdd / "3_theo_0.wav").write_bytes(b"RIFF....")
+    (sounds_at / "3_theo_0.wav").write_bytes(b"RIFF....")
     refuses("not a readable wav file")
-    for path in fsdd.glob("*_yweweler_0.wav"):
+    for path in sounds_at.glob("*_yweweler_0.wav"):
         path.unlink()
     refuses("3_theo_0|no recording of digit . by yweweler")

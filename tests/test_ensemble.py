@@ -154,7 +154,9 @@ def test_mask_budget() -> None:
         MaskNet1d(4, 5, 3)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float64", 0.0), ("float32", 1e-6), ("float16", 2e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [("float64", 0.0), ("float32", 1e-6), ("float16", 2e-3), ("bfloat16", 2e-2)]
+)
 def test_cache_holds_the_live_logits(
     dtype: str, bound: float, tmp_path: Path, teachers: list[Teacher], inputs: dict[str, Tensor]
 ) -> None:

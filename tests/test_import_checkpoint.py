@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mstdistill import cli
 from mstdistill.backbones.registry import build
 from mstdistill.weights import load_weights
 
-Command = Callable[..., tuple[int, str, str]]
+from .conftest import Command
+from .conftest import refused as one_line
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mstdistill", "import", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(stop.value.code or 0), shown.out, shown.err
-
-    return run
+def command(command: Command) -> Command:
+    return lambda *words: command("import", *words)
 
 
 @pytest.fixture
@@ -40,12 +32,7 @@ def refused(command: Command, tmp_path: Path) -> Callable[..., None]:
 
     def run(words: tuple[object, ...], *wanted: str, out: Path = tmp_path / "out.safetensors") -> None:
         before = sorted(tmp_path.iterdir())
-        code, _, err = command(*words, "--out", out)
-        assert code == 2, err
-        assert len(err.strip().splitlines()) == 1, err
-        assert "Traceback" not in err
-        for word in wanted:
-            assert word in err, err
+        one_line(command(*words, "--out", out), *wanted)
         assert sorted(tmp_path.iterdir()) == before
 
     return run
@@ -163,5 +150,5 @@ def test_where_it_goes(refused: Callable[..., None], tmp_path: Path) -> None:
     there = tmp_path / "there.safetensors"
     there.write_text("kept")
     refused((file, "--backbone", "LeNet5"), "there already", out=there)
-    refused((file, "--backbone", "LeNet5"), "folder can't be made", out=there / "out.safetensors")
+    refused((file, "--backbone", "LeNet5"), "can't write", out=there / "out.safetensors")
     assert there.read_text() == "kept"

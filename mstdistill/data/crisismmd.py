@@ -156,9 +156,9 @@ class Encode:
     def __call__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if self.models is None:
             text, image = self.names
-            self.models = (load_tokenizer(text, "--text-encoder"), load_encoder(text, "--text-encoder"),
+            self.models = (load_encoder(text, "--text-encoder"), load_tokenizer(text, "--text-encoder"),
                            load_encoder(image, "--image-encoder"))  # fmt: skip
-        tokenizer, words, pictures = self.models
+        words, tokenizer, pictures = self.models
         if not rows:
             return []
         texts = pooled_texts(words, tokenizer, [row["text"] for row in rows], MAX_TOKENS)

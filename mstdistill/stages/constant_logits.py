@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..config import CacheSettings
 from ..data.loader import Batch
 from ..experiment import Experiment
-from ..teachers.cache import build_cache, fingerprint, open_cache, table_bytes
+from ..teachers.cache import HALVES, build_cache, fingerprint, open_cache, table_bytes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LogitSource:
         """Logits [B, M, C, ...] of the batch, in float32 or float64."""
         logits, rows = self.look(batch)
         logits = logits if rows is None else logits[rows]
-        return logits.float() if logits.dtype == torch.float16 else logits
+        return logits.float() if logits.dtype in HALVES else logits
 
 
 def constant_logits(
@@ -76,7 +76,10 @@ def constant_logits(
     row = live(loader.first(1).to(accelerator.device))
     dtype, size = _choose(settings, len(data), row)
     if size > settings.budget_gb * 1e9 and settings.mode == "auto":
-        return falls_back(f"a table of {size / 1e9:.1f} GB exceeds distill.cache.budget_gb={settings.budget_gb:g}")
+        return falls_back(
+            f"a table of {size / 1e9:.1f} GB in {dtype} exceeds distill.cache.budget_gb={settings.budget_gb:g}; a disk "
+            "that holds it takes distill.cache.mode=always distill.cache.dtype=bfloat16"
+        )
 
     expected = fingerprint((name, data.fingerprint, dtype, experiment.recipe.precision, *facts), modules)
     folder = experiment.folder / "cache" / name

@@ -1,8 +1,8 @@
 """Logits of frozen networks as a memory-mapped table [N, M, C], computed once: in stage 3 they are constants.
 
 Each rank computes and writes its own rows; everyone reads all. A table is known by the fingerprint of what made it, and
-one that doesn't agree is built anew. float16 tables hold logits minus their row's maximum, which the softmax doesn't
-see and which keeps their error small.
+one that doesn't agree is built anew. Tables in half precision hold logits minus their row's maximum, which the softmax
+doesn't see and which keeps their error small.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ MANIFEST = "cache.json"
 # On the CPU, tables up to this size are held in memory; larger ones are read from disk, which is memory-mapped anyway.
 RESIDENT_BYTES = 256 * 1024**2
 _FP16_FLOOR = -6e4
+HALVES = (torch.float16, torch.bfloat16)
 
 
 def fingerprint(parts: Iterable[object], modules: Mapping[str, nn.Module]) -> str:
@@ -54,12 +55,14 @@ class LogitCache:
         manifest = json.loads((folder / MANIFEST).read_text())
         self.shape = tuple(manifest["shape"])
         self.device = device
+        # NumPy has no bfloat16: such tables lie on disk as their bits
+        self._bits = manifest["dtype"] == "bfloat16"
         self._parts = [np.load(folder / name, mmap_mode="r") for name in manifest["shards"]]
         self._starts = np.cumsum([0] + [len(part) for part in self._parts])
         self._resident: Tensor | None = None
         if sum(part.nbytes for part in self._parts) <= (RESIDENT_BYTES if device.type == "cpu" else resident_bytes):
             table = np.concatenate(self._parts) if len(self._parts) > 1 else np.array(self._parts[0])
-            self._resident = torch.from_numpy(table).to(device)
+            self._resident = self._typed(torch.from_numpy(table)).to(device)
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -68,6 +71,9 @@ class LogitCache:
     def resident(self) -> bool:
         """Whether the table is held on the device."""
         return self._resident is not None
+
+    def _typed(self, values: Tensor) -> Tensor:
+        return values.view(torch.bfloat16) if self._bits else values
 
     def look(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Where the rows of these positions [B] are: the table [N, M, C, ...] on its device and the positions there,
@@ -81,13 +87,13 @@ class LogitCache:
         for number, part in enumerate(self._parts):
             here = owner == number
             values[here] = part[wanted[here] - self._starts[number]]
-        return torch.from_numpy(values).to(self.device, non_blocking=True), None
+        return self._typed(torch.from_numpy(values)).to(self.device, non_blocking=True), None
 
     def gather(self, index: Tensor) -> Tensor:
         """Rows [B, M, C, ...] of these positions [B], in float32 or float64, on the cache's device."""
         table, rows = self.look(index)
         values = table if rows is None else table[rows]
-        return values.float() if values.dtype == torch.float16 else values
+        return values.float() if values.dtype in HALVES else values
 
 
 def open_cache(
@@ -119,7 +125,7 @@ def build_cache(
 
     Args:
         logits_of: from a batch on the device to logits [B, M, C, ...]; called under no_grad.
-        dtype: "float16" (minus the row maximum), "float32" or "float64".
+        dtype: "float16" or "bfloat16" (both minus the row maximum), "float32" or "float64".
 
     Raises:
         CheckpointError: it can't be written.
@@ -138,9 +144,10 @@ def build_cache(
             at = 0
             for batch in loader.rows(start, stop):
                 logits = logits_of(batch.to(device))
-                if dtype == "float16":
+                if dtype in ("float16", "bfloat16"):
                     logits = (logits.float() - logits.float().amax(dim=2, keepdim=True)).clamp(min=_FP16_FLOOR)
-                values = logits.to(getattr(torch, dtype)).cpu().numpy()
+                stored = logits.to(getattr(torch, dtype)).cpu()
+                values = (stored.view(torch.int16) if dtype == "bfloat16" else stored).numpy()
                 if table is None:
                     tail = list(values.shape[1:])
                     table = np.lib.format.open_memmap(
@@ -168,4 +175,4 @@ def build_cache(
 
 def table_bytes(count: int, row: Tensor, dtype: str) -> int:
     """Size of a table whose rows look like `row` [1, M, C, ...]."""
-    return count * row[0].numel() * {"float16": 2, "float32": 4, "float64": 8}[dtype]
+    return count * row[0].numel() * {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}[dtype]

@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from mstdistill import cli
 from mstdistill.data import store
-from tests.test_data import write_idx
+from tests.conftest import Command, refused
+from tests.publishers import write_idx
 
-Command = Callable[..., tuple[int, str, str]]
 FAST = ["cotrain.epochs=1", "specialise.epochs=1", "distill.epochs=2", "batch_size=16", "run.trackers=[]",
         "run.checkpoint_seconds=0", "alone.epochs=1"]  # fmt: skip
 
@@ -45,29 +44,6 @@ def prepared(folder: Path, change: Callable[[dict[str, np.ndarray]], None] | Non
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return prepared(tmp_path / "data")
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mstdistill", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        shown = capsys.readouterr()
-        code = stop.value.code
-        return (0 if code is None else int(code)), shown.out, shown.err
-
-    return run
-
-
-def refused(result: tuple[int, str, str], *words: str) -> None:
-    """Exit code 2, one line on stderr, no traceback."""
-    code, _, err = result
-    assert code == 2, err
-    assert "Traceback" not in err
-    assert len(err.strip().splitlines()) == 1, err
-    for word in words:
-        assert word in err, err
 
 
 def test_kernels_that_cannot_run_here(

@@ -24,7 +24,9 @@ def load_encoder(name: str, option: str) -> nn.Module:
         ConfigError: not there, and the hub can't be reached.
     """
     from transformers import AutoModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     try:
         model: nn.Module = AutoModel.from_pretrained(name)
     except ImportError as error:
