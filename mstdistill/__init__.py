@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import Recipe, load
+    from .data.check import Report, check
     from .errors import MstdistillError
     from .pipeline import Result, distill, train
     from .student import Student
@@ -22,12 +23,12 @@ _WHERE = {
     "DenseRouter": "routing", "MaskNet1d": "teachers.mask", "MaskNet2d": "teachers.mask",
     "MaskNetTokens": "teachers.mask", "MstdistillError": "errors", "Recipe": "config", "Result": "pipeline",
     "Router": "routing", "Student": "student", "Teacher": "teachers.tap", "distill": "pipeline", "load": "config",
-    "train": "pipeline",
+    "Report": "data.check", "check": "data.check", "train": "pipeline",
 }  # fmt: skip
 
 __all__ = [
-    "DenseRouter", "MaskNet1d", "MaskNet2d", "MaskNetTokens", "MstdistillError", "Recipe", "Result", "Router",
-    "Student", "Teacher", "distill", "load", "train",
+    "DenseRouter", "MaskNet1d", "MaskNet2d", "MaskNetTokens", "MstdistillError", "Recipe", "Report", "Result", "Router",
+    "Student", "Teacher", "check", "distill", "load", "train",
 ]  # fmt: skip
 
 

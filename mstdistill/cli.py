@@ -115,6 +115,8 @@ def prepare(
       mstdistill prepare av-digits
 
       mstdistill prepare av-mnist --mnist downloads/mnist --fsdd downloads/fsdd --out data/av-mnist
+
+      mstdistill prepare ravdess --source downloads/ravdess --out data/ravdess --workers 8
     """
     from .data.store import read_card
     from .data.task import find_task, folder_of
@@ -125,9 +127,9 @@ def prepare(
     folder = folder_of(chosen, str(out) if out else None)
     if chosen.prepare is None:
         raise DataError(f"{task} can't be prepared")
-    chosen.prepare(folder, **options)
-    card = read_card(folder)
     screen = Screen()
+    chosen.prepare(folder, screen, **options)
+    card = read_card(folder)
     counts = ", ".join(f"{name} {facts['rows']:,}" for name, facts in card["splits"].items())
     screen.say(f"{task}: {counts} instances in {folder}  (card.json says what and from where)")
     if card.get("note"):
@@ -155,6 +157,36 @@ def _extra_options(args: list[str], known: Any, task: str) -> dict[str, Any]:
 
 
 @app.command()
+def check(
+    data: Annotated[str, typer.Argument(help="a prepared folder, a `datasets` folder, a file, or hub:org/name")],
+    label: Annotated[str, typer.Option(help="the column of the classes")] = "label",
+    rows: Annotated[int | None, typer.Option(min=1, help="look at this many of each split; none: at all")] = None,
+    out: Annotated[Path | None, typer.Option(help="write the figures there as JSON")] = None,
+) -> None:
+    """Look a data set over: shapes, ranges, missing and broken values, classes; exit code 2 if it can't be trained on.
+
+    Examples:
+
+      mstdistill check data/my-task --label species
+
+      mstdistill check hub:org/name --rows 1000 --out figures.json
+    """
+    from .data.check import check as look_over
+    from .engine.progress import Screen
+    from .report.data_table import report_tables
+
+    report = look_over(data, label, rows=rows)
+    screen = Screen()
+    for part in report_tables(report):
+        screen.say(part)
+    if out is not None:
+        report.save(out)
+        screen.say(f"figures: {out}")
+    if not report.usable:
+        raise typer.Exit(2)
+
+
+@app.command()
 def tasks() -> None:
     """List tasks, recipes and backbones."""
     from rich.table import Table
@@ -166,13 +198,18 @@ def tasks() -> None:
     from .engine.progress import Screen
 
     screen = Screen()
-    table = Table("task", "what", "modalities", "classes", "prepared", "options of prepare", title="tasks",
-                  title_justify="left")  # fmt: skip
+    table = Table("task", "what", "modalities", "classes", "prepared", title="tasks", title_justify="left")
     for task in known().values():
-        shapes = "\n".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in task.modalities.items())
+        shapes = "\n".join(
+            f"{name} {'x'.join(str(n or 'any') for n in shape)}" for name, shape in task.modalities.items()
+        )
         there = "yes" if (folder_of(task, None) / "card.json").exists() else "on first use" if task.embedded else "no"
-        table.add_row(task.name, task.title, shapes, str(task.num_classes), there,
-                      "\n".join(f"--{name.replace('_', '-')}" for name in task.options))  # fmt: skip
+        table.add_row(task.name, task.title, shapes, str(task.num_classes or "any"), there)
+    screen.say(table)
+    table = Table("prepare", "option", "what", title="options of prepare", title_justify="left")
+    for task in known().values():
+        for number, (name, what) in enumerate(task.options.items()):
+            table.add_row("" if number else task.name, f"--{name.replace('_', '-')}", what)
     screen.say(table)
     table = Table("backbone", "inputs", "what", title="backbones", title_justify="left")
     for name, backbone in backbones().items():
@@ -183,36 +220,31 @@ def tasks() -> None:
 
 @app.command()
 def taps(
-    model: Annotated[str, typer.Argument(help="a backbone's name (see: mstdistill tasks)")],
+    model: Annotated[str | None, typer.Argument(help="a backbone's name (see: mstdistill tasks)")] = None,
+    hf: Annotated[str | None, typer.Option(help="instead: a Hugging Face model, hub id or folder")] = None,
+    num_classes: Annotated[int, typer.Option(min=2, help="of the heads that are new")] = 10,
+    recipe: Annotated[bool, typer.Option("--recipe", help="also print lines for a recipe")] = False,
     heads: Annotated[int, typer.Option(help="heads of the mask's attention")] = 3,
     hidden_dim_factor: Annotated[int, typer.Option(help="hidden width = d // (factor * heads) * heads")] = 2,
 ) -> None:
     """List where masks can sit in a network: features with their shapes and what a mask costs there.
 
-    Example: mstdistill taps CNN-I
+    Examples:
+
+      mstdistill taps CNN-I
+
+      mstdistill taps --hf google-bert/bert-base-uncased --recipe
     """
-    import torch
-    from rich.table import Table
-
-    from .backbones.registry import backbones, build
     from .engine.progress import Screen
-    from .teachers.mask import plan_mask
-    from .teachers.tap import discover
+    from .report.taps import of_backbone, of_huggingface, recipe_lines, taps_table
 
-    module = build(model, 10)
-    shapes = backbones()[model].inputs
-    inputs = {f"input{i}": torch.zeros(2, *shape) for i, shape in enumerate(shapes)}
-    table = Table("tap", "feature", "mask", "hidden", "mask parameters", "with Adam", title=f"taps of {model}",
-                  title_justify="left")  # fmt: skip
-    for name, shape in discover(module, inputs, list(inputs), None, model).items():
-        try:
-            plan = plan_mask(name, shape, heads, hidden_dim_factor)
-        except ConfigError:
-            continue
-        memory = plan.parameters * 16 / 1e6
-        table.add_row(name, "x".join(map(str, shape)), plan.kind, str(plan.hidden), f"{plan.parameters:,}",
-                      f"{memory:,.1f} MB")  # fmt: skip
-    Screen().say(table)
+    if (model is None) == (hf is None):
+        raise ConfigError("name either a backbone or a Hugging Face model: mstdistill taps CNN-I, or taps --hf ID")
+    network = of_backbone(model, num_classes) if model is not None else of_huggingface(str(hf), num_classes)
+    screen = Screen()
+    screen.say(taps_table(network, heads, hidden_dim_factor))
+    if recipe:
+        typer.echo(recipe_lines(network))
 
 
 @app.command()
@@ -236,13 +268,33 @@ def export(
     if out.exists():
         raise ConfigError(f"{out} is there already; choose another folder")
     with replace_folder(out) as temporary:
-        for file in source.iterdir():
-            shutil.copy(file, temporary)
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
     student = Student.from_pretrained(out)
     count = sum(p.numel() for p in student.parameters())
     screen = Screen()
-    screen.say(f"{out}: {student.config['backbone']}, {count:,} parameters, sees {student.config['modality']}")
+    kind = student.config["backbone"] or (student.config.get("hf") or {}).get("model") or "your own network"
+    screen.say(f"{out}: {kind}, {count:,} parameters, sees {student.config['modality']}")
     screen.say(f'from mstdistill import Student\nstudent = Student.from_pretrained("{out}")\nstudent.predict(batch)')
+
+
+@app.command("import")
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="a state dict saved by torch")],
+    backbone: Annotated[str, typer.Option(help="whose weights these are (see: mstdistill tasks)")],
+    out: Annotated[Path, typer.Option(help="where they go: a new .safetensors file")],
+    num_classes: Annotated[int | None, typer.Option(min=1, help="none: as many as the weights have")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="of the backbone, as key=value; may be repeated")] = None,
+) -> None:
+    """Check a checkpoint of the authors' code against a backbone and keep it as safetensors; runs no code of the file.
+
+    Example: mstdistill import CNN-I.pth --backbone CNN-I --out weights/CNN-I.safetensors
+    """
+    from .engine.progress import Screen
+    from .importing import import_state_dict, parse_options
+
+    found = import_state_dict(checkpoint, backbone, num_classes, parse_options(option or []), out)
+    Screen().say(f"{backbone}, {found.num_classes} classes: {found.tensors} tensors, {found.parameters:,} parameters; "
+                 f"in a recipe:  weights: {out}")  # fmt: skip
 
 
 def main() -> None:

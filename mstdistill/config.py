@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError, nearest
 
@@ -25,21 +25,54 @@ class Settings(BaseModel):
 class DataSettings(Settings):
     """Which instances."""
 
-    dir: str | None = Field(None, description="prepared folder; none: the task's own place")
+    dir: str | None = Field(
+        None, description="prepared folder, or hub:org/name; none: the task's own place. Task own: a folder or file "
+        "that `datasets` opens, or hub:org/name[@config]"
+    )  # fmt: skip
     split: Literal["protocol", "publisher"] = Field(
         "protocol", description="60/20/20 by seed group, or the publisher's"
     )
     group: int = Field(0, ge=0, description="seed group of the 60/20/20 split")
     limit: int | None = Field(None, ge=3, description="use this many instances in all")
     workers: int = Field(0, ge=0, description="background processes for slow data; prepared data needs none")
+    label: str = Field("label", description="task own: the column of the classes")
+    columns: dict[str, str] | None = Field(
+        None, description="task own: modality -> column; none: every usable column under its own name"
+    )
+    streaming: bool | Literal["auto"] = Field(
+        "auto", description="task own: prepare straight from the hub, storing no raw data; auto: above 20 GB"
+    )
+    max_broken: float = Field(0.02, ge=0, lt=1, description="task own: share of instances that may be unreadable")
 
 
 class ModelSettings(Settings):
-    """A network by its registered name."""
+    """A network: a registered backbone by its name, or any Hugging Face model by hub id or folder."""
 
-    backbone: str
-    options: dict[str, Any] = Field(default_factory=dict, description="arguments of the backbone's constructor")
+    backbone: str | None = Field(None, description="registered name (see: mstdistill tasks)")
+    hf: str | None = Field(None, description="Hugging Face model: hub id or local folder")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the backbone's constructor; with hf: changes of its config"
+    )
     weights: str | None = Field(None, description="ready-trained weights: .safetensors, or a plain .pth state dict")
+    processor: str | None = Field(None, description="hf: hub id or folder of its processor; none: the model's own")
+    head: Literal["auto", "classification", "pooled", "two-tower"] = "auto"
+    pretrained: bool = Field(True, description="hf: false: the architecture alone, with random weights")
+    revision: str | None = Field(None, description="hf: branch, tag or commit on the hub")
+    trust_remote_code: bool = Field(False, description="hf: run the code that comes with the model")
+    max_length: int | None = Field(None, ge=1, description="hf: tokens a text is padded or cut to; none: at most 128")
+    max_seconds: float = Field(10.0, gt=0, description="hf: length of sounds for models that read raw samples")
+    gradient_checkpointing: bool = Field(False, description="hf: less memory in training, a third more time")
+    compile: bool = Field(False, description="torch.compile for plain forwards; tapped ones stay as they are")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSettings:
+        if (self.backbone is None) == (self.hf is None):
+            raise ValueError("give either backbone (a registered name) or hf (a hub id or folder)")
+        if self.hf is None:
+            for key in ("processor", "revision", "trust_remote_code", "max_length", "gradient_checkpointing"):
+                if getattr(self, key) not in (None, False):
+                    raise ValueError(f"{key} goes with hf, not with backbone")
+        return self
 
 
 class TeacherSettings(ModelSettings):
@@ -119,7 +152,7 @@ class CacheSettings(Settings):
     """The cache of teacher logits."""
 
     mode: Literal["auto", "always", "never"] = "auto"
-    dtype: Literal["auto", "float16", "float32", "float64"] = "auto"
+    dtype: Literal["auto", "float16", "bfloat16", "float32", "float64"] = "auto"
     budget_gb: float = Field(20.0, gt=0, description="largest cache on disk; beyond it teachers run live")
     resident_gb: float = Field(8.0, ge=0, description="a cache up to this size is held in a GPU's memory")
 
@@ -311,6 +344,8 @@ def _explain(error: ValidationError) -> str:
         return f"unknown key {where!r}; {nearest(str(first['loc'][-1]), parent.model_fields)}"
     if first["type"] == "missing":
         return f"key {where!r} is missing"
+    if first["type"] == "value_error":
+        return f"{where}: {first['ctx']['error']}"
     return f"{where}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

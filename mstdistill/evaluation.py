@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ranks
-from .data.loader import Batch, Loader
+from .data.batch import Batch
+from .data.loader import Loader
 from .metrics import Metrics, confusion, metrics_of
 
 

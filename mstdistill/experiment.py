@@ -17,6 +17,7 @@ from .config import OptimSettings, Recipe
 from .data.loader import Loader, Split
 from .data.resident import ResidentSplit, resident_bytes
 from .data.task import Task
+from .data.views import modality_of
 from .engine.checkpoint import CheckpointStore
 from .engine.loop import Fit, Stage, Trainer
 from .engine.seeding import initialising, named_seed
@@ -42,6 +43,7 @@ class Experiment:
         teachers: see `Teacher`.
         folder: of the run; results, checkpoints, caches.
         trainer: the engine.
+        target: the student's view; None: the recipe's target as it is.
     """
 
     def __init__(
@@ -53,9 +55,10 @@ class Experiment:
         teachers: Sequence[Teacher],
         folder: Path,
         trainer: Trainer,
+        target: str | None = None,
     ) -> None:
         self.recipe, self.task, self.splits = recipe, task, dict(splits)
-        self.student, self.teachers, self.target = student, list(teachers), recipe.target
+        self.student, self.teachers, self.target = student, list(teachers), target or recipe.target
         self.folder, self.trainer = folder, trainer
         self.accelerator, self.screen = trainer.accelerator, trainer.screen
         self._resident: dict[tuple[str, ...], ResidentSplit] = {}
@@ -70,12 +73,31 @@ class Experiment:
         self.dense = self._dry_run()
         self.mask_plans = self._plan_masks()
         self.fingerprint = self._bind()
+        self._compile()
 
     def _place(self) -> None:
         for module in [self.student, *(teacher.module for teacher in self.teachers)]:
             module.to(self.accelerator.device)
             if self.recipe.channels_last:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def compiled(self, module: nn.Module) -> nn.Module:
+        """The module itself; where its recipe wants that, its plain forwards are compiled from now on. Names and
+        parameters stay; a copy starts uncompiled."""
+        if getattr(module, "wants_compile", False):
+            module.compile()
+        return module
+
+    def _compile(self) -> None:
+        """Compile what is to be compiled, and try it."""
+        for module, view in [(self.student, (self.target,)), *((t.module, t.modalities) for t in self.teachers)]:
+            if getattr(self.compiled(module), "wants_compile", False):
+                batch = self.loader("train", view).first().to(self.accelerator.device)
+                try:
+                    with torch.no_grad():
+                        call(module, batch.inputs, view)
+                except Exception as error:  # compilers fail in many ways
+                    raise ConfigError(f"compile: true doesn't work here ({_first_line(error)}); leave it out") from None
 
     def _dry_run(self) -> bool:
         """One batch through every network: finds wrong modalities and shapes before anything is trained."""
@@ -188,6 +210,8 @@ class Experiment:
             seed=named_seed(recipe.seed, "order") % 2**32,
             accumulate=recipe.accumulate if settings else 1,
             workers=0 if isinstance(data, ResidentSplit) else recipe.data.workers,
+            # a GPU computes while the next batches are read; on a CPU that would take the cores from it
+            threads=2 if self.accelerator.device.type != "cpu" else 0,
             num_classes=self.task.num_classes,
             ignore_index=self.task.ignore_index,
             name=f"{self.task.name} {split}",
@@ -275,7 +299,7 @@ class Experiment:
             result = self.evaluate(teacher.module, teacher.modalities, "validation")
             scores[teacher.name] = result
             self.screen.say(
-                f"teacher {teacher.name} ({', '.join(teacher.modalities)}): validation accuracy "
+                f"teacher {teacher.name} ({', '.join(map(modality_of, teacher.modalities))}): validation accuracy "
                 f"{result.metrics.accuracy:.3f}, loss {result.loss:.3f}"
             )
             if result.metrics.accuracy < 1.5 * chance or result.loss > 0.95 * math.log(self.task.num_classes):

@@ -17,23 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from . import ranks
-from .backbones.registry import build
 from .config import Recipe, dump, parse
 from .data.loader import DatasetSplit, Split
-from .data.task import Task, find_task, open_splits
+from .data.task import Task
+from .data.views import modality_of
 from .engine.launch import start, trackers_started
 from .engine.loop import Trainer
 from .engine.progress import Screen
-from .engine.seeding import initialising
-from .errors import ConfigError, DataError, MstdistillError, nearest
+from .errors import ConfigError, DataError, MstdistillError
 from .experiment import LARGE_MASK, Experiment
 from .files import write_text
+from .material import Material
 from .methods import find_method
 from .report.table import plan_table, summary_tables
 from .stages import alone
 from .student import export_student
 from .teachers.tap import Teacher, call
-from .weights import load_weights
 
 Observer = Callable[[str, int, Mapping[str, Tensor]], None]
 
@@ -66,27 +65,15 @@ def train(
         MstdistillError: anything the user can mend, in one line.
     """
     screen = screen or Screen()
-    task = find_task(recipe.task)
     find_method(recipe.method)
-    if recipe.target not in task.modalities:
-        raise ConfigError(f"target {recipe.target!r}: {task.name} has no such modality; "
-                          f"{nearest(recipe.target, task.modalities)}")  # fmt: skip
-    pairing = recipe.pairing
-    for teacher in pairing.teachers:
-        for name in teacher.modalities:
-            if name not in task.modalities:
-                raise ConfigError(
-                    f"teacher {teacher.name!r}: {task.name} has no modality {name!r}; {nearest(name, task.modalities)}"
-                )
+    material = Material(recipe)
     accelerator = start(recipe.precision, recipe.run.trackers, folder, recipe.tf32)
     if fresh:
         _clear(folder)
-    splits = open_splits(
-        task, recipe.data.dir, group=recipe.data.group, limit=recipe.data.limit, split=recipe.data.split
-    )
-    student, teachers = _networks(recipe, task)
-    maker = {"backbone": pairing.student.backbone, "options": pairing.student.options}
-    return _run(recipe, task, splits, student, teachers, folder, accelerator, screen, observe, maker)
+    student, teachers = material.networks(screen)
+    splits = material.splits(screen)
+    return _run(recipe, material.task, splits, student, teachers, folder, accelerator, screen, observe,
+                material.maker, material.target)  # fmt: skip
 
 
 def distill(
@@ -164,34 +151,16 @@ def _clear(folder: Path) -> None:
     ranks.wait()
 
 
-def _networks(recipe: Recipe, task: Task) -> tuple[nn.Module, list[Teacher]]:
-    """The recipe's student and teachers, each initialised from its own named seed."""
-    pairing = recipe.pairing
-    student = _network(recipe, "student", pairing.student, task.num_classes)
-    teachers = [
-        Teacher(t.name, _network(recipe, t.name, t, task.num_classes), tuple(t.modalities), tuple(t.taps), t.frozen)
-        for t in pairing.teachers
-    ]
-    return student, teachers
-
-
-def _network(recipe: Recipe, name: str, settings: Any, num_classes: int) -> nn.Module:
-    with initialising(recipe.seed, name):
-        module = build(settings.backbone, num_classes, **settings.options)
-    if settings.weights:
-        load_weights(module, settings.weights, name)
-    return module
-
-
 def _run(
     recipe: Recipe, task: Task, splits: Mapping[str, Split], student: nn.Module, teachers: Sequence[Teacher],
     folder: Path, accelerator: Any, screen: Screen, observe: Observer | None, maker: Mapping[str, Any] | None,
+    target: str | None = None,
 ) -> Result:  # fmt: skip
     started = time.monotonic()
     trainer = Trainer(accelerator, recipe.run, recipe.seed, screen, observe)
     # the comparison starts from the very weights that the student starts from
     twin = copy.deepcopy(student) if recipe.alone.enabled else None
-    experiment = Experiment(recipe, task, splits, student, teachers, folder, trainer)
+    experiment = Experiment(recipe, task, splits, student, teachers, folder, trainer, target)
     if ranks.rank() == 0:
         write_text(folder / "config.yaml", dump(recipe))
     ranks.wait()
@@ -207,7 +176,7 @@ def _run(
     try:
         outcome = find_method(recipe.method)(experiment)
         if twin is not None and outcome.finished:
-            alone.run(experiment, twin.to(accelerator.device))
+            alone.run(experiment, experiment.compiled(twin.to(accelerator.device)))
         summary = _summary(experiment, outcome, twin, started)
         if outcome.finished:
             _finish(experiment, summary, maker)
@@ -231,7 +200,7 @@ def _summary(experiment: Experiment, outcome: Any, twin: nn.Module | None, start
         rows.append(("distilled student", "student", experiment.student, target))
     figures = []
     for name, kind, module, view in rows:
-        entry: dict[str, Any] = {"name": name, "kind": kind, "sees": list(view)}
+        entry: dict[str, Any] = {"name": name, "kind": kind, "sees": [modality_of(one) for one in view]}
         for split in ("validation", "test"):
             if split in experiment.splits:
                 entry[split] = experiment.evaluate(module, view, split).as_dict()
@@ -244,7 +213,7 @@ def _summary(experiment: Experiment, outcome: Any, twin: nn.Module | None, start
             stages[name] = {key: value for key, value in facts.items() if key not in ("history", "fingerprint")}
     return {
         "task": experiment.task.name,
-        "target": experiment.target,
+        "target": modality_of(experiment.target),
         "method": experiment.recipe.method,
         "seed": experiment.recipe.seed,
         "networks": figures,
@@ -285,11 +254,10 @@ def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
         raise DataError(f"{folder} holds no run (no config.yaml); train one with: mstdistill train") from None
     if recipe.task == "custom":
         raise ConfigError(f"{folder} is a run of your own data; evaluate it from Python")
-    task = find_task(recipe.task)
+    material = Material(recipe)
     accelerator = start(recipe.precision)
-    splits = open_splits(
-        task, recipe.data.dir, group=recipe.data.group, limit=recipe.data.limit, split=recipe.data.split
-    )
-    student, teachers = _networks(recipe, task)
+    student, teachers = material.networks(screen)
+    splits = material.splits(screen)
     trainer = Trainer(accelerator, recipe.run, recipe.seed, screen)
-    return Experiment(recipe, task, splits, student, teachers, folder, trainer), recipe
+    experiment = Experiment(recipe, material.task, splits, student, teachers, folder, trainer, material.target)
+    return experiment, recipe

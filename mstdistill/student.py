@@ -8,19 +8,24 @@ classes = student.predict(images)
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .backbones.huggingface import HuggingFaceNet
 from .backbones.registry import build
 from .data.task import Task
+from .data.views import modality_of
 from .errors import ConfigError
 from .files import replace_folder, write_tensors
 from .teachers.tap import call
 from .weights import load_weights
+
+# Where the config and the processor of a Hugging Face student lie in its folder.
+TRANSFORMERS = "transformers"
 
 
 def export_student(
@@ -35,15 +40,18 @@ def export_student(
     """
     config = {
         "task": task.name,
-        "modality": target,
+        "modality": modality_of(target),
         "input_shape": list(task.modalities.get(target, ())),
         "num_classes": task.num_classes,
         "class_names": list(task.class_names),
         "backbone": maker["backbone"] if maker else None,
         "options": dict(maker["options"]) if maker else {},
+        "hf": {"model": maker and maker["hf"], **module.describe()} if isinstance(module, HuggingFaceNet) else None,
     }
     with replace_folder(folder) as temporary:
         write_tensors(temporary / "model.safetensors", module.state_dict(), {"format": "pt"})
+        if isinstance(module, HuggingFaceNet):
+            module.save_files(temporary / TRANSFORMERS)
         (temporary / "config.json").write_text(json.dumps(config, indent=1))
         (temporary / "README.md").write_text(_card(config, summary))
     return folder
@@ -54,12 +62,17 @@ def _card(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
 
     body, _ = summary_tables(summary)
     shape = "x".join(map(str, config["input_shape"])) or "as in training"
+    use = "classes = student.predict(batch)"
+    kind = config["hf"]["ports"][0]["kind"] if config["hf"] else "array"
+    if kind != "array":
+        raw = {"image": "pictures", "audio": "[(samples, rate), ...]", "text": "texts"}[kind]
+        use = f"classes = student.predict(student.view({raw}))"
     return (
         f"---\nlibrary_name: mstdistill\ntags: [knowledge-distillation, cross-modal]\n---\n\n"
         f"# A student that sees {config['modality']}, distilled on {config['task']}\n\n"
         f"Input: {config['modality']} [batch, {shape}]; output: logits [batch, {config['num_classes']}].\n\n"
         '```python\nfrom mstdistill import Student\nstudent = Student.from_pretrained("this folder")\n'
-        "classes = student.predict(batch)\n```\n\n" + body.replace("# ", "## ", 1)
+        f"{use}\n```\n\n" + body.replace("# ", "## ", 1)
     )
 
 
@@ -76,11 +89,14 @@ class Student(nn.Module):
         self.module, self.config = module.eval(), dict(config)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, module: nn.Module | None = None) -> Student:
-        """Load an exported folder.
+    def from_pretrained(
+        cls, folder: str | Path, module: nn.Module | None = None, trust_remote_code: bool = False
+    ) -> Student:
+        """Load an exported folder; nothing else is read, the hub included.
 
         Args:
             module: the network to load into; needed for a user's own, built by name otherwise.
+            trust_remote_code: run code that came with a Hugging Face model.
 
         Raises:
             ConfigError: no student there, or one whose network must be given.
@@ -90,6 +106,10 @@ class Student(nn.Module):
             config = json.loads((folder / "config.json").read_text())
         except (OSError, ValueError):
             raise ConfigError(f"{folder} holds no exported student; make one with: mstdistill export RUN") from None
+        if module is None and config.get("hf"):
+            from .backbones.pretrained import rebuild
+
+            module = rebuild(folder / TRANSFORMERS, config["num_classes"], config["hf"], trust_remote_code)
         if module is None:
             if not config["backbone"]:
                 raise ConfigError(
@@ -102,6 +122,17 @@ class Student(nn.Module):
     def forward(self, view: Tensor) -> Tensor:
         """Logits [B, C] or [B, C, H, W] of the target modality [B, ...]."""
         return call(self.module, {"view": view}, ("view",))
+
+    def view(self, raw: Iterable[Any]) -> Tensor:
+        """Raw instances as the student takes them, [B, ...]: pictures (PIL), texts, or sounds (samples [n], rate).
+
+        Raises:
+            ConfigError: it takes tensors, so there is nothing to process.
+        """
+        processing = self.module.processing[0] if isinstance(self.module, HuggingFaceNet) else None
+        if processing is None:
+            raise ConfigError(f"this student takes tensors {self.config['input_shape']} of {self.config['modality']}")
+        return torch.stack([torch.from_numpy(processing(one)) for one in raw])
 
     @torch.no_grad()
     def predict(self, view: Tensor) -> Tensor:

@@ -12,8 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from mstdistill import cli
-
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if not torch.cuda.is_available():
@@ -85,6 +83,8 @@ def make_split(count: int, classes: int = 3, seed: int = 0, dtype: torch.dtype =
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    from mstdistill import cli  # the GPU check has no package for command lines
+
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["mstdistill", *map(str, words)])
         capsys.readouterr()  # what came before is not the command's

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mstdistill.data.loader import Batch, Loader
+from mstdistill.data.batch import Batch
+from mstdistill.data.loader import Loader
 from mstdistill.errors import ConfigError
 from mstdistill.teachers.cache import build_cache, fingerprint, open_cache
 from mstdistill.teachers.ensemble import Ensemble

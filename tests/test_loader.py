@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -11,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mstdistill import ranks
+from mstdistill.data.build import Column, Item, Plan, build
 from mstdistill.data.loader import DatasetSplit, Loader, Subset
+from mstdistill.data.store import PreparedSplit, read_card
+from mstdistill.engine.progress import Screen
 from mstdistill.errors import DataError
 
 from .conftest import TensorSplit, make_split
@@ -100,3 +104,41 @@ def test_bad_values_are_named(change: object, words: str) -> None:
     change(split)  # type: ignore[operator]
     with pytest.raises(DataError, match=words):
         list(Loader(split, ["m1"], 4, num_classes=3, name="toy").epoch())
+
+
+@pytest.mark.parametrize("ahead", [{"threads": 2}, {"workers": 2}])
+def test_batches_fetched_ahead_are_the_same(ahead: dict[str, int], tmp_path: Path) -> None:
+    """Bytes travel as bytes and become the floats that `fetch` gives, in the plan's order, epoch after epoch."""
+    rng = np.random.default_rng(0)
+    columns = {"a": Column((3, 4), "uint8", "channel", 0), "b": Column((2,), "float16")}
+    rows = [{"a": rng.integers(0, 255, (3, 4), dtype=np.uint8), "b": rng.random(2)} for _ in range(37)]
+    plan = Plan("toy", 1, columns, [Item(str(i), i, i % 3) for i in range(37)], rows.__getitem__, {})
+    folder = build(tmp_path / "out", plan, Screen(quiet=True), 1)
+    split = Subset(PreparedSplit(folder, "all", read_card(folder)), np.arange(35)[::-1].copy())
+    plain, other = (Loader(split, ["a", "b"], 8, shuffle=True, seed=3, **extra) for extra in ({}, ahead))
+    cpu = torch.device("cpu")
+    for epoch in range(3):
+        pairs = list(zip(plain.epoch(epoch, epoch), other.epoch(epoch, epoch), strict=True))
+        assert len(pairs) == 5 - epoch
+        for one, two in pairs:
+            assert two.inputs["a"].dtype == torch.uint8
+            ready = two.to(cpu)
+            assert torch.equal(one.index, two.index)
+            assert torch.equal(one.label, ready.label)
+            wanted, _ = split.fetch(one.index.numpy(), ["a", "b"])
+            for name in wanted:
+                assert ready.inputs[name].dtype == torch.float32
+                assert torch.equal(ready.inputs[name], wanted[name])
+                assert torch.equal(one.to(cpu).inputs[name], wanted[name])
+            assert torch.equal(ready.to(cpu).inputs["a"], wanted["a"])  # scaled once
+    if "workers" in ahead:
+        assert other._processes is not None
+        assert other._processes[1]._iterator is not None  # the same processes for every epoch
+
+
+def test_a_mistake_in_a_thread_reaches_the_user(tmp_path: Path) -> None:
+    split = make_split(20)
+    split.inputs["m1"][7] = float("nan")
+    loader = Loader(split, ["m1"], 4, threads=2, name="toy train")
+    with pytest.raises(DataError, match="toy train: NaN or Inf in modality 'm1' of instance 7"):
+        list(loader.epoch())

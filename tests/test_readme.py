@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mstdistill.config import load
+from mstdistill.data.task import find_task
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -39,3 +40,12 @@ def test_commands_name_valid_settings() -> None:
 def test_pictures_and_pages_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (Path(__file__).parents[1] / target).exists(), target
+
+
+def test_prepare_commands_name_tasks_and_their_options() -> None:
+    pages = README + (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    commands = re.findall(r"mstdistill prepare (\S+)((?: \[?--[a-z-]+[ =]\S+)*)", pages)
+    assert {task for task, _ in commands} >= {"av-mnist", "ravdess", "vggsound-50k", "crisismmd-v2", "nyu-depth-v2"}
+    for task, rest in commands:
+        for option in re.findall(r"--([a-z-]+)", rest):
+            assert option == "out" or option.replace("-", "_") in find_task(task).options, (task, option)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from mstdistill.data.loader import Batch, Loader
+from mstdistill.data.batch import Batch
+from mstdistill.data.loader import Loader
 from mstdistill.data.resident import ResidentSplit, resident_bytes
 from mstdistill.engine import loop
 from mstdistill.engine.graph import StepGraph

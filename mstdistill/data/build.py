@@ -10,19 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import signal
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,17 +23,17 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import saving, write_text
+from .reading import Item, Reading, Row, cores
 from .shards import ShardFacts, Statistics, finish_split, write_shard
 from .store import CARD
 
 SHARD_BYTES = 128_000_000
 SHARD_ROWS = (16, 4096)
+AHEAD_BYTES = 500_000_000  # of rows read and not yet written
 SOURCES = "_sources"
 BROKEN = "broken.json"
 _TOOLS = ("datasets", "numpy", "torch", "torchaudio", "transformers", "av", "opencv-python-headless", "h5py", "pillow",
           "nltk", "emoji", "ftfy", "timm")  # fmt: skip
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,23 +54,6 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Item:
-    """An instance before it is read.
-
-    Attributes:
-        key: how a person finds it: a file or an id.
-        source: what `Plan.read` needs; it travels to another process.
-        label: its class; None where the label is read with it.
-        part: the publisher's split: 0 train, 1 validation, 2 test, -1 none.
-    """
-
-    key: str
-    source: Any
-    label: int | None = None
-    part: int = -1
-
-
-@dataclass(frozen=True)
 class Plan:
     """What is to be prepared, and how.
 
@@ -89,6 +65,7 @@ class Plan:
         settings: options that change the data: a folder is resumed and reused only with the same ones.
         card: facts for the card.
         encode_rows: how many rows are encoded together.
+        read_bytes: of a row as read, where that is more than as stored: it bounds how many are under way.
     """
 
     task: str
@@ -100,6 +77,7 @@ class Plan:
     card: Mapping[str, Any] = field(default_factory=dict)
     encode: Callable[[list[Row]], list[Row]] | None = None
     encode_rows: int = 8
+    read_bytes: int = 0
 
 
 class Watcher(Protocol):
@@ -133,9 +111,9 @@ def build(
     if not (partial / CARD).exists():
         _bind(partial, binding)
         started = time.monotonic()
-        fresh = _Building(partial, plan, screen, max_broken).run(workers or _cores())
+        fresh = _Building(partial, plan, screen, max_broken).run(workers or cores())
         _seal(partial, plan, binding, max_broken)
-        _log(folder, plan, fresh, time.monotonic() - started, workers or _cores(), screen)
+        _log(folder, plan, fresh, time.monotonic() - started, workers or cores(), screen)
     for leftover in ("binding.json", *(str(p.relative_to(partial)) for p in partial.glob("shards/*"))):
         (partial / leftover).unlink(missing_ok=True)
     if (partial / "shards").is_dir():
@@ -190,16 +168,13 @@ def _differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(names or ["columns"])
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class _Building:
     """The shards of a plan, those that are missing."""
 
     def __init__(self, partial: Path, plan: Plan, screen: Watcher, max_broken: float) -> None:
         self.partial, self.plan, self.screen, self.max_broken = partial, plan, screen, max_broken
         row = sum(int(np.prod(c.shape)) * np.dtype(c.dtype).itemsize for c in plan.columns.values())
+        self.ahead = max(2, AHEAD_BYTES // max(row, plan.read_bytes, 1))
         self.rows = int(np.clip(SHARD_BYTES // max(row, 1), *SHARD_ROWS))
         self.count = -(-len(plan.items) // self.rows)
 
@@ -214,7 +189,7 @@ class _Building:
         broken = sum(len(facts.broken) for facts in found.values())
         with (
             self.screen.task(f"prepare {self.plan.task}", len(self.plan.items), done) as bar,
-            _reading(self.plan.read, wanted, workers) as results,
+            Reading(self.plan.read, wanted, workers, self.ahead) as results,
         ):
             for number in missing:
                 facts = self._shard(number, results, bar)
@@ -295,71 +270,6 @@ class _Building:
             f"{self.plan.task}: {broken} of {total} instances can't be read, more than --max-broken {self.max_broken}; "
             f"the first: {key}: {why}; all are in {self.partial / 'broken.json'}"
         )
-
-
-class _reading:
-    """Results of `read` for items, in order, from a pool of processes or from this one."""
-
-    def __init__(self, read: Callable[[Any], Row], items: Sequence[Item], workers: int) -> None:
-        self.read, self.items = read, items
-        self.workers = workers if len(items) >= 2 * workers else 1
-        self.pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> Iterator[Row | DataError]:
-        if self.workers <= 1:
-            return (_attempt(self.read, item.source) for item in self.items)
-        # not forked: this process may hold threads by now
-        self.pool = ProcessPoolExecutor(self.workers, get_context("spawn"), _begin, (self.read,))
-        return self._pooled(self.pool)
-
-    def _pooled(self, pool: ProcessPoolExecutor) -> Iterator[Row | DataError]:
-        ahead: deque[Future[Row | DataError]] = deque()
-        queue = iter(self.items)
-        for item in islice(queue, 4 * self.workers):
-            ahead.append(pool.submit(_attempt_here, item.source))
-        while ahead:
-            result = ahead.popleft().result()
-            for item in islice(queue, 1):
-                ahead.append(pool.submit(_attempt_here, item.source))
-            yield result
-
-    def __exit__(self, *_: Any) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(wait=True, cancel_futures=True)
-
-
-_read_here: Callable[[Any], Row] | None = None
-
-
-def _begin(read: Callable[[Any], Row]) -> None:
-    """In a worker: one thread each, the cores are shared out already; Ctrl-C is the parent's to handle."""
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    global _read_here
-    _read_here = read
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-def _attempt_here(source: Any) -> Row | DataError:
-    assert _read_here is not None
-    return _attempt(_read_here, source)
-
-
-def _attempt(read: Callable[[Any], Row], source: Any) -> Row | DataError:
-    try:
-        return read(source)
-    except DataError as error:
-        return error
 
 
 def _gather_broken(partial: Path) -> list[list[str]]:

@@ -7,8 +7,11 @@ it, two methods with one seed see the same order, and W ranks with batch B see w
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,57 +21,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from .. import ranks
 from ..errors import DataError, nearest
-
-
-@dataclass
-class Batch:
-    """One rank's micro-batch.
-
-    Attributes:
-        inputs: modality -> [B, ...].
-        label: [B] or [B, H, W] int64.
-        index: [B] int64, positions in the split.
-        weight: [B] float, 1 for an instance, 0 for padding that keeps the ranks' shapes equal.
-        normaliser: instances in the optimiser step over all ranks and micro-batches, divided by the ranks; a sum of
-            weighted losses divided by it averages, over DDP's mean of the ranks, to the mean over the global batch.
-        share: this micro-batch's part of the optimiser step's instances.
-        closes_step: whether the optimiser steps after it.
-    """
-
-    inputs: dict[str, Tensor]
-    label: Tensor
-    index: Tensor
-    weight: Tensor
-    normaliser: float
-    share: float = 1.0
-    closes_step: bool = True
-
-    @property
-    def instances(self) -> float:
-        """Instances of this micro-batch over all ranks, padding left out."""
-        return self.normaliser * ranks.world_size() * self.share
-
-    def scale(self, dtype: torch.dtype) -> Tensor:
-        """[B] what each instance counts in the mean over the global batch."""
-        return self.weight.to(dtype) / self.normaliser
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Mean over the global batch of values [B]."""
-        return (values * self.weight.to(values.dtype)).sum() / self.normaliser
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
-        if self.label.device == device:
-            return self
-
-        def move(x: Tensor) -> Tensor:
-            return x.to(device, non_blocking=True)
-
-        return Batch(
-            {name: move(x) for name, x in self.inputs.items()},
-            move(self.label), move(self.index), move(self.weight),
-            self.normaliser, self.share, self.closes_step,
-        )  # fmt: skip
+from .batch import Batch, Scale
 
 
 @runtime_checkable
@@ -87,6 +40,22 @@ class Split(Protocol):
 
     def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """Modalities and labels of these instances."""
+        ...
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A split that can give its instances as stored, smaller than networks take them.
+
+    Attributes:
+        scales: by modality, from stored values to the networks'.
+    """
+
+    @property
+    def scales(self) -> Mapping[str, Scale]: ...
+
+    def stored(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """As `Split.fetch`, before scaling."""
         ...
 
 
@@ -117,8 +86,18 @@ class Subset:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def scales(self) -> Mapping[str, Scale]:
+        """See `Stored`."""
+        return getattr(self.split, "scales", {})
+
     def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         return self.split.fetch(self.index[index], modalities)
+
+    def stored(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """See `Stored`."""
+        read = self.split.stored if isinstance(self.split, Stored) else self.split.fetch
+        return read(self.index[index], modalities)
 
 
 class DatasetSplit:
@@ -187,6 +166,8 @@ class Loader:
         shuffle: a new order each epoch, from `seed`.
         accumulate: micro-batches per optimiser step.
         workers: background processes for data that take long to make; 0 suits prepared data.
+        threads: fetch batches ahead in this process, into page-locked memory where there is a GPU; for prepared data,
+            whose rows are copied without Python's lock.
         num_classes, ignore_index: what labels may be.
     """
 
@@ -200,6 +181,7 @@ class Loader:
         seed: int = 0,
         accumulate: int = 1,
         workers: int = 0,
+        threads: int = 0,
         num_classes: int | None = None,
         ignore_index: int | None = None,
         name: str = "data",
@@ -208,7 +190,9 @@ class Loader:
             raise DataError(f"batch size {batch_size}: must be at least 1")
         self.split, self.modalities, self.batch_size = split, list(modalities), batch_size
         self.shuffle, self.seed, self.accumulate, self.workers = shuffle, seed, accumulate, workers
-        self.num_classes, self.ignore_index, self.name = num_classes, ignore_index, name
+        self.num_classes, self.ignore_index, self.name, self.threads = num_classes, ignore_index, name, threads
+        self.pinned = torch.cuda.is_available()
+        self._processes: tuple[_Queue, DataLoader[Batch]] | None = None
 
     def order(self, epoch: int) -> np.ndarray:
         """The instances in this epoch's order."""
@@ -249,13 +233,46 @@ class Loader:
     def epoch(self, epoch: int = 0, start_step: int = 0) -> Iterator[Batch]:
         """Batches of an epoch on the CPU, from an optimiser step on."""
         plan = [micro for i, step in enumerate(self.plan(epoch)) if i >= start_step for micro in step]
-        if self.workers == 0:
+        if self.workers:
+            yield from self._from_processes(plan)
+        elif self.threads and not isinstance(self.split, OnDevice):
+            yield from self._from_threads(plan)
+        else:
             for micro in plan:
                 yield self._fetch(micro)
-            return
-        source = _Planned(self, plan)
-        loader = DataLoader(source, batch_size=None, num_workers=self.workers, generator=torch.Generator())
+
+    def _from_processes(self, plan: list[MicroBatch]) -> Iterator[Batch]:
+        """By background processes, which stay for the next epoch."""
+        if self._processes is None:
+            queue = _Queue()
+            loader = DataLoader(
+                _Fetching(self), sampler=queue, batch_size=None, num_workers=self.workers, persistent_workers=True,
+                pin_memory=self.pinned, generator=torch.Generator(),
+            )  # fmt: skip
+            self._processes = queue, loader
+        queue, loader = self._processes
+        queue.plan = plan
         yield from loader
+
+    def _from_threads(self, plan: list[MicroBatch]) -> Iterator[Batch]:
+        """By threads, a few batches ahead."""
+        queue = iter(plan)
+        ahead: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(self.threads, "loader") as pool:
+            try:
+                for micro in islice(queue, 2 * self.threads):
+                    ahead.append(pool.submit(self._fetch_pinned, micro))
+                while ahead:
+                    batch = ahead.popleft().result()
+                    for micro in islice(queue, 1):
+                        ahead.append(pool.submit(self._fetch_pinned, micro))
+                    yield batch
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _fetch_pinned(self, micro: MicroBatch) -> Batch:
+        batch = self._fetch(micro)
+        return batch.pin_memory() if self.pinned else batch
 
     def first(self, rows: int | None = None) -> Batch:
         """The first instances in stored order (a batch of them unless told), for dry runs."""
@@ -274,12 +291,14 @@ class Loader:
             index = index.to(self.split.device, non_blocking=True)
             inputs, label = self.split.pick(index, self.modalities)
         else:
-            inputs, label = self.split.fetch(micro.index, self.modalities)
+            read = self.split.stored if isinstance(self.split, Stored) else self.split.fetch
+            inputs, label = read(micro.index, self.modalities)
             label = label.to(torch.int64)
             self._check(inputs, label, micro.index)
+        scales: Mapping[str, Scale] = getattr(self.split, "scales", {})
         weight = torch.ones(len(index), device=index.device)
         weight[micro.real :] = 0.0
-        return Batch(inputs, label, index, weight, micro.normaliser, micro.share, micro.closes_step)
+        return Batch(inputs, label, index, weight, micro.normaliser, micro.share, micro.closes_step, scales)
 
     def _check(self, inputs: Mapping[str, Tensor], label: Tensor, index: np.ndarray) -> None:
         """Raises DataError for NaN or Inf in the data and for labels out of range."""
@@ -305,14 +324,24 @@ class Loader:
             )
 
 
-class _Planned(torch.utils.data.Dataset[Batch]):
-    """A plan's micro-batches as a data set, for background workers."""
+class _Queue(torch.utils.data.Sampler[MicroBatch]):
+    """The micro-batches of the coming epoch, for background processes that outlive it."""
 
-    def __init__(self, loader: Loader, plan: list[MicroBatch]) -> None:
-        self.loader, self.plan = loader, plan
+    def __init__(self) -> None:
+        self.plan: list[MicroBatch] = []
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return iter(self.plan)
 
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, i: int) -> Batch:
-        return self.loader._fetch(self.plan[i])
+
+class _Fetching(torch.utils.data.Dataset[Batch]):
+    """A loader's fetch, as a data set whose positions are micro-batches."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __getitem__(self, micro: MicroBatch) -> Batch:
+        return self.loader._fetch(micro)

@@ -55,7 +55,12 @@ def prepare(
     with _opened(mat) as file:
         count = _check(file, mat, labels)
     parts = _parts(mat.parent, count)
-    items = [Item(f"{mat.name}[{i}]", i, None, parts.get(i, -1)) for i in range(count)]
+    # a MATLAB 5 file can't be read in pieces: it is read here, and each scene's label travels with its item
+    ready = _matlab40(labels.file, count) if labels.key == "labels40" and not _is_hdf5(labels.file) else None
+    items = [
+        Item(f"{mat.name}[{i}]", (i, None if ready is None else ready[:, :, i]), None, parts.get(i, -1))
+        for i in range(count)
+    ]
     used = sorted({mat, *(path for path in (labels.file, labels.mapping) if path)} | set(_split_file(mat.parent)))
     plan = Plan(
         task=TASK.name,
@@ -97,11 +102,12 @@ class ReadScene:
     labels: Labels
     size: tuple[int, int]
 
-    def __call__(self, position: int) -> dict[str, Any]:
+    def __call__(self, source: tuple[int, np.ndarray | None]) -> dict[str, Any]:
+        position, label = source
         with _opened(self.mat) as file:
             rgb = np.asarray(file["images"][position]).transpose(2, 1, 0)
             depth = np.asarray(file["depths"][position], dtype=np.float32).T
-        label = self.label(position)
+        label = self.label(position) if label is None else label
         if label.max(initial=0) >= len(CLASSES):
             raise DataError(f"scene {position}: label {int(label.max())} is not one of the 40 classes (0 = unlabelled)")
         small = resize(np.ascontiguousarray(rgb, dtype=np.uint8), self.size)
@@ -114,8 +120,6 @@ class ReadScene:
 
     def label(self, position: int) -> np.ndarray:
         """The 40 classes of a scene, [480, 640]."""
-        if self.labels.key == "labels40" and self.labels.file != self.mat and not _is_hdf5(self.labels.file):
-            return _matlab(self.labels.file)["labels40"][:, :, position]
         with _opened(self.labels.file) as file:
             fine = np.asarray(file[self.labels.key][position]).T
         if self.labels.mapping is None:
@@ -226,6 +230,15 @@ def _matlab(path: Path) -> Mapping[str, np.ndarray]:
         except (OSError, ValueError, NotImplementedError, TypeError) as error:
             raise DataError(f"{path}: not a readable MATLAB file ({str(error)[:100]})") from None
     return _tables[path]
+
+
+def _matlab40(path: Path, count: int) -> np.ndarray:
+    """labels40 [480, 640, N] of a MATLAB 5 file."""
+    found = _matlab(path).get("labels40")
+    if found is None or found.shape != (*SIZE, count):
+        shape = None if found is None else list(found.shape)
+        raise DataError(f"{path}: labels40 is {shape}, where {[*SIZE, count]} is expected")
+    return found
 
 
 def _mapping(path: Path) -> np.ndarray:

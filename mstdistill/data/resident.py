@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .batch import Scale
 from .loader import Loader, Split
 
 
@@ -24,6 +25,7 @@ class ResidentSplit:
     def __init__(self, loader: Loader, device: torch.device) -> None:
         self.split: Split = loader.split
         self.device, self.fingerprint = device, loader.split.fingerprint
+        self.scales: Mapping[str, Scale] = getattr(loader.split, "scales", {})
         count, at = len(loader.split), 0
         first = loader.first(1)
         self.inputs = {name: x.new_empty(count, *x.shape[1:], device=device) for name, x in first.inputs.items()}
@@ -38,10 +40,11 @@ class ResidentSplit:
         return len(self.split)
 
     def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        return self.pick(torch.from_numpy(np.ascontiguousarray(index)).to(self.device), modalities)
+        inputs, label = self.pick(torch.from_numpy(np.ascontiguousarray(index)).to(self.device), modalities)
+        return {name: self.scales[name](x) if name in self.scales else x for name, x in inputs.items()}, label
 
     def pick(self, rows: Tensor, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """The instances at these positions [B], on the device."""
+        """The instances at these positions [B], on the device, as stored."""
         return {name: self.inputs[name][rows] for name in modalities}, self.label[rows]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import DataError, nearest
 from ..files import replace_folder, write_text
+from .batch import Scale
 
 CARD = "card.json"
 
@@ -126,6 +127,8 @@ class PreparedSplit:
         self.columns = {
             name: _Column(data.data.column(name), kind, self.name) for name, kind in card["modalities"].items()
         }
+        found = {name: _scale(kind) for name, kind in card["modalities"].items()}
+        self.scales = {name: scale for name, scale in found.items() if scale is not None}
 
     def __len__(self) -> int:
         return self.rows
@@ -133,21 +136,40 @@ class PreparedSplit:
     def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """Modalities [B, ...] as float32, scaled as the card says (integers that the card doesn't scale stay integers),
         and labels of these rows."""
+        inputs, label = self.stored(index, modalities)
+        return {name: self.scales[name](x) if name in self.scales else x for name, x in inputs.items()}, label
+
+    def stored(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """Modalities [B, ...] in the dtype they are stored in, and labels of these rows."""
         rows = torch.from_numpy(np.ascontiguousarray(index))
         inputs = {}
         for name in modalities:
             if name not in self.columns or name == "label":
                 known = set(self.columns) - {"label", "part"}
                 raise DataError(f"{self.name} has no modality {name!r}; {nearest(name, known)}")
-            inputs[name] = self.columns[name].read(rows)
+            inputs[name] = self.columns[name].take(rows)
         return inputs, self.columns["label"].take(rows)
+
+
+def _scale(kind: Mapping[str, Any]) -> Scale | None:
+    """How a column's values become what networks take; None: as they are."""
+    scale = kind.get("scale")
+    if scale is None:
+        return Scale() if kind["dtype"].startswith("float") else None
+    low, high = (torch.tensor(scale[key], dtype=torch.float32) for key in ("low", "high"))
+    spread = torch.where(high > low, high - low, torch.ones_like(high))
+    if scale["axis"] is not None:
+        view = [1] * (len(kind["shape"]) + 1)
+        view[int(scale["axis"]) + 1] = -1
+        low, spread = low.view(view), spread.view(view)
+    return Scale(low, spread)
 
 
 class _Column:
     """Rows of an Arrow column as tensors of a shape, without copying the column.
 
     Args:
-        kind: of the card: shape, and `scale` where values are scaled to [0, 1] by the data's least and greatest ones.
+        kind: of the card, for its shape.
     """
 
     def __init__(self, chunked: Any, kind: Mapping[str, Any], owner: str) -> None:
@@ -163,18 +185,6 @@ class _Column:
                 )
             self.parts.append(_borrowed(array.reshape(len(chunk), *self.shape)))
         self.starts = np.cumsum([0] + [len(part) for part in self.parts])
-        self.low, self.spread = self._scale(kind.get("scale"))
-
-    def _scale(self, scale: Mapping[str, Any] | None) -> tuple[Tensor | None, Tensor | None]:
-        if scale is None:
-            return None, None
-        low, high = (torch.tensor(scale[key], dtype=torch.float32) for key in ("low", "high"))
-        spread = torch.where(high > low, high - low, torch.ones_like(high))
-        if scale["axis"] is not None:
-            view = [1] * (len(self.shape) + 1)
-            view[int(scale["axis"]) + 1] = -1
-            low, spread = low.view(view), spread.view(view)
-        return low, spread
 
     def take(self, rows: Tensor) -> Tensor:
         """Rows [B] as stored; a copy."""
@@ -186,15 +196,6 @@ class _Column:
             here = (owner == number).nonzero()[:, 0]
             out[here] = self.parts[number].index_select(0, rows[here] - int(self.starts[number]))
         return out
-
-    def read(self, rows: Tensor) -> Tensor:
-        """Rows [B] as networks take them."""
-        values = self.take(rows)
-        if values.is_floating_point() or self.low is not None:
-            values = values.float()
-        if self.low is not None and self.spread is not None:
-            values.sub_(self.low).div_(self.spread)
-        return values
 
 
 def _borrowed(array: np.ndarray) -> Tensor:

@@ -86,6 +86,7 @@ def prepare(
         read=ReadFeatures(root) if extracted else ReadClip(root, int(frames)),
         encode=encode,
         encode_rows=2,
+        read_bytes=0 if extracted else SECONDS * int(frames) * SIDE * SIDE * 3,
         settings=settings,
         card={
             "title": TASK.title,

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from .. import ranks
 from ..config import OptimSettings, RunSettings
-from ..data.loader import Batch, Loader
+from ..data.batch import Batch
+from ..data.loader import Loader
 from ..errors import Interrupted, NonFiniteError
 from .checkpoint import CheckpointStore, optimizer_tensors, restore_optimizer
 from .graph import Recorder, StepGraph, recorder_for

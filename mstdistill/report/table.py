@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from ..data.views import modality_of
+
 if TYPE_CHECKING:
     from ..experiment import Experiment
 
@@ -20,7 +22,7 @@ def plan_table(experiment: Experiment) -> Table:
     recipe = experiment.recipe
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in experiment.splits.items())
     table = Table(
-        title=f"{experiment.task.name}: student sees {experiment.target}   ({sizes})",
+        title=f"{experiment.task.name}: student sees {modality_of(experiment.target)}   ({sizes})",
         caption=f"epochs: co-train {recipe.cotrain.epochs}, specialise {recipe.specialise.epochs}, distil "
         f"{recipe.distill.epochs}; rule {recipe.routing.rule}, k={recipe.routing.k}; seed {recipe.seed}; "
         f"{experiment.accelerator.num_processes} process(es) on {experiment.accelerator.device.type}",
@@ -28,9 +30,9 @@ def plan_table(experiment: Experiment) -> Table:
     )  # fmt: skip
     for name in ("network", "sees", "tap", "feature", "mask", "mask parameters"):
         table.add_column(name, justify="right" if name == "mask parameters" else "left")
-    table.add_row("student", experiment.target, "", "", "", "")
+    table.add_row("student", modality_of(experiment.target), "", "", "", "")
     for teacher, plans in zip(experiment.teachers, experiment.mask_plans, strict=True):
-        label, sees = f"teacher {teacher.name}", " + ".join(teacher.modalities)
+        label, sees = f"teacher {teacher.name}", " + ".join(map(modality_of, teacher.modalities))
         if not plans:
             table.add_row(label, sees, "none", "", "unmasked", "0")
         for plan in plans:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import CacheSettings
-from ..data.loader import Batch
+from ..data.batch import Batch
 from ..experiment import Experiment
 from ..teachers.cache import HALVES, build_cache, fingerprint, open_cache, table_bytes
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import ranks
 from ..config import CacheSettings
-from ..data.loader import Batch
+from ..data.batch import Batch
 from ..experiment import Experiment
 from ..kernels import kd_rows
 from ..teachers.ensemble import Ensemble

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import ranks
-from ..data.loader import Batch, Loader
+from ..data.batch import Batch
+from ..data.loader import Loader
 from ..errors import CheckpointError
 from ..files import write_text
 

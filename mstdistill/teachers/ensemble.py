@@ -96,8 +96,12 @@ class Ensemble(nn.Module):
             return self._separately(number, members, inputs)
         if number not in self.shared:
             self.shared[number] = self._check_sharing(number, members, inputs)
-        run = self._together if self.shared[number] else self._separately
-        return run(number, members, inputs)
+        if self.shared[number]:
+            try:
+                return self._together(number, members, inputs)
+            except _MIXED:  # the first batch needed no attention mask, this one does
+                self.shared[number] = False
+        return self._separately(number, members, inputs)
 
     def _active(self, member: int) -> list[int]:
         """The members whose masks are plugged in when this one runs."""
@@ -176,7 +180,7 @@ class Ensemble(nn.Module):
             separate = torch.stack(self._separately(number, members, inputs))
             try:
                 together = torch.stack(self._together(number, members, inputs))
-            except (_RowsMixed, RuntimeError):  # shapes that no longer fit: the network joins rows after a tap
+            except _MIXED:  # shapes that no longer fit: the network joins rows after a tap
                 return False
             if together.shape != separate.shape:
                 return False
@@ -191,6 +195,10 @@ class Ensemble(nn.Module):
 
 class _RowsMixed(Exception):
     """The batch axis no longer counts instances after a tap."""
+
+
+# What a network raises where rows and batch no longer agree.
+_MIXED = (_RowsMixed, RuntimeError, IndexError, ValueError)
 
 
 def _chain(first: Callable[[Tensor], Tensor], then: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..data.views import modality_of
 from ..errors import ConfigError, nearest
 
 
@@ -20,7 +21,7 @@ class Teacher:
     Attributes:
         name: how recipes and tables call it.
         module: maps its modalities' tensors, given in order, to logits [B, C] or [B, C, H, W].
-        modalities: what it sees.
+        modalities: what it sees: names of a batch's tensors.
         taps: submodules whose outputs get a mask each; none: the teacher itself joins the mixture, unmasked.
         frozen: ready-trained: takes part in stage 1 as a reference only.
     """
@@ -42,7 +43,8 @@ class Teacher:
 
     def kind(self, target: str) -> str:
         """ "multimodal" if it sees the target modality, else "crossmodal"."""
-        return "multimodal" if target in self.modalities else "crossmodal"
+        seen = {modality_of(view) for view in self.modalities}
+        return "multimodal" if modality_of(target) in seen else "crossmodal"
 
 
 def call(module: nn.Module, inputs: Mapping[str, Tensor], modalities: Sequence[str]) -> Tensor:
@@ -98,6 +100,17 @@ def replace_first(output: Any, feature: Tensor) -> Any:
 
 
 @contextmanager
+def uncompiled(module: nn.Module) -> Iterator[None]:
+    """Within the block the module runs as it is written: compiled code doesn't see hooks."""
+    compiled = module._compiled_call_impl
+    module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        module._compiled_call_impl = compiled
+
+
+@contextmanager
 def hooked(module: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor]], owner: str) -> Iterator[None]:
     """Within the block, each tapped submodule's feature goes through its function."""
     handles = []
@@ -108,7 +121,8 @@ def hooked(module: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor]], ow
                 return replace_first(output, change(first_tensor(output)))
 
             handles.append(find(module, tap, owner).register_forward_hook(hook))
-        yield
+        with uncompiled(module) if handles else nullcontext():
+            yield
     finally:
         for handle in handles:
             handle.remove()
@@ -146,7 +160,7 @@ def discover(
     was_training = module.training
     try:
         module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), uncompiled(module):
             call(module, inputs, modalities)
     finally:
         module.train(was_training)

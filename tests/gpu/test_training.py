@@ -5,8 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+
+from mstdistill.data.build import Column, Item, Plan, build
+from mstdistill.data.loader import Loader
+from mstdistill.data.resident import ResidentSplit
+from mstdistill.data.store import PreparedSplit, read_card
+from mstdistill.engine.progress import Screen
 
 from ..toy import run
 
@@ -36,3 +43,24 @@ def test_half_precision_on_a_gpu(precision: str, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
     result = run(tmp_path / "run", precision=precision, cotrain={"epochs": 4}, distill={"clip_norm": 1.0})
     assert result.summary["networks"][-1]["test"]["accuracy"] > 0.4
+
+
+def test_prepared_bytes_become_floats_on_the_gpu(tmp_path: Path) -> None:
+    """Batches read ahead into page-locked memory, scaled where they go, are those that the CPU gives."""
+    columns = {"a": Column((3, 8, 8), "uint8", "channel", 0), "b": Column((4,), "float16")}
+    rng = np.random.default_rng(0)
+    rows = [{"a": rng.integers(0, 255, (3, 8, 8), dtype=np.uint8), "b": rng.random(4)} for _ in range(50)]
+    plan = Plan("toy", 1, columns, [Item(str(i), i, i % 3) for i in range(50)], rows.__getitem__, {})
+    folder = build(tmp_path / "out", plan, Screen(quiet=True), 1)
+    split = PreparedSplit(folder, "all", read_card(folder))
+    gpu = torch.device("cuda")
+    near = ResidentSplit(Loader(split, ["a", "b"], 8), gpu)
+    for source, extra in ((split, {"threads": 2}), (split, {"workers": 2}), (near, {})):
+        plain, other = (Loader(s, ["a", "b"], 8, shuffle=True, **e) for s, e in ((split, {}), (source, extra)))
+        for one, two in zip(plain.epoch(0), other.epoch(0), strict=True):
+            if source is split:
+                assert two.inputs["a"].is_pinned()
+            assert two.inputs["a"].dtype == torch.uint8
+            wanted, found = one.to(torch.device("cpu")), two.to(gpu)
+            for name in wanted.inputs:
+                assert torch.allclose(found.inputs[name].cpu(), wanted.inputs[name], rtol=0, atol=1e-7)

@@ -1,0 +1,292 @@
+"""A user's own data: columns, splits, labels, views on disk, streaming; and looking data over before training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import mstdistill
+from mstdistill import MstdistillError
+from mstdistill.cli import app
+from mstdistill.config import DataSettings, parse
+from mstdistill.data.own import open_own
+from mstdistill.data.views import make_view, open_views
+from mstdistill.engine.progress import Screen
+from mstdistill.errors import DataError
+
+from . import tiny_hub
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MSTDISTILL_HOME", str(tmp_path / "home"))
+
+
+def saved(folder: Path, columns: dict[str, Any], **features: Any) -> str:
+    """A `datasets` folder of these columns."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    made = datasets.Dataset.from_dict(columns)
+    for name, feature in features.items():
+        made = made.cast_column(name, feature)
+    made.save_to_disk(str(folder))
+    return str(folder)
+
+
+def opened(location: str, *modalities: str, **settings: Any) -> tuple[Any, dict[str, Any]]:
+    data = open_own(DataSettings(dir=location, **settings))
+    views = [make_view(data, modality, None, "model") for modality in modalities]
+    return data, open_views(data, views, group=0, limit=None, split="protocol", screen=Screen(True))
+
+
+def everything(split: Any, *names: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    return split.fetch(np.arange(len(split)), list(names))
+
+
+def arrays(count: int, seed: int = 0) -> dict[str, Any]:
+    g = np.random.default_rng(seed)
+    label = (np.arange(count) % 3).tolist()
+    return {"wide": g.standard_normal((count, 2, 5)).tolist(), "narrow": g.standard_normal((count, 4)).tolist(),
+            "age": list(range(count)), "label": label}  # fmt: skip
+
+
+def test_arrays_come_as_they_are_and_are_cut_by_the_protocol(tmp_path: Path) -> None:
+    columns = arrays(50)
+    data, splits = opened(saved(tmp_path / "d", columns), "wide", "age", columns={"wide": "wide", "age": "age"})
+    assert data.kinds == {"wide": "array", "age": "array"}
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [30, 10, 10]
+    order = np.random.default_rng(19980427).permutation(50)[:30]
+    views, label = everything(splits["train"], "wide", "age")
+    assert torch.allclose(views["wide"], torch.tensor(columns["wide"])[order])
+    assert views["age"][:, 0].tolist() == order.tolist()
+    assert label.tolist() == [columns["label"][i] for i in order]
+
+
+def test_a_registered_backbone_trains_on_raw_pictures(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from mstdistill.pipeline import train
+
+    g = np.random.default_rng(0)
+    label = [i % 2 for i in range(60)]
+    shown = [Image.fromarray((g.integers(0, 90, (28, 28)) + 120 * one).astype(np.uint8)) for one in label]
+    heard = (g.standard_normal((60, 1, 32, 32)) + np.array(label)[:, None, None, None]).tolist()
+    import datasets
+
+    words = ["yes" if one else "no" for one in label]
+    folder = saved(tmp_path / "d", {"seen": shown, "heard": heard, "answer": words}, seen=datasets.Image())
+    teacher: dict[str, Any] = {"name": "heard", "modalities": ["heard"]}
+    from mstdistill.backbones.registry import backbones
+
+    teacher["backbone"] = next(name for name, b in backbones().items() if b.inputs == ((1, 32, 32),))
+    recipe = parse({
+        "task": "own", "target": "seen", "data": {"dir": folder, "label": "answer"}, "batch_size": 16,
+        "models": {"seen": {"student": {"backbone": "LeNet5"}, "teachers": [teacher]}},
+        "cotrain": {"epochs": 1}, "distill": {"epochs": 2, "lr": 1e-3}, "alone": {"enabled": False},
+        "run": {"trackers": []},
+    })  # fmt: skip
+    result = train(recipe, tmp_path / "run", Screen(True))
+    config = json.loads((tmp_path / "run" / "student" / "config.json").read_text())
+    assert config["class_names"] == ["no", "yes"]
+    assert config["input_shape"] == [1, 28, 28]
+    assert result.summary["networks"][-1]["name"] == "distilled student"
+
+
+def test_splits_of_a_repository_and_labels_that_are_kept_back(tmp_path: Path) -> None:
+    import datasets
+
+    parts = {"train": arrays(40), "dev": arrays(10, 1), "test": {**arrays(10, 2), "label": [-1] * 10}}
+    datasets.disable_progress_bars()
+    whole = datasets.DatasetDict({name: datasets.Dataset.from_dict(columns) for name, columns in parts.items()})
+    whole.save_to_disk(str(tmp_path / "d"))
+    data, splits = opened(str(tmp_path / "d"), "narrow")
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [32, 10, 8]
+    assert "the test split has no labels" in data.notes[0]
+    kept = {tuple(row.tolist()) for row in everything(splits["train"], "narrow")[0]["narrow"]}
+    assert not kept & {tuple(row.tolist()) for row in everything(splits["test"], "narrow")[0]["narrow"]}
+    validation, _ = everything(splits["validation"], "narrow")
+    assert torch.allclose(validation["narrow"], torch.tensor(parts["dev"]["narrow"]))
+
+
+def test_streamed_data_are_the_same(tmp_path: Path) -> None:
+    import datasets
+
+    made = datasets.Dataset.from_dict({**arrays(30), "label": [None, *([0, 1, 2] * 10)[1:]]})
+    folder = tmp_path / "d"
+    folder.mkdir()
+    made.to_parquet(str(folder / "train.parquet"))
+    streamed, parts = opened(str(folder), "wide", streaming=True)
+    assert streamed.streaming
+    assert len(streamed.items) == 29
+    _, others = opened(str(folder), "wide")
+    for name in parts:
+        (a, label), (b, same) = everything(parts[name], "wide"), everything(others[name], "wide")
+        assert torch.equal(a["wide"], b["wide"])
+        assert torch.equal(label, same)
+    rows = streamed.rows
+    again = [rows.decoded(("all", position), "wide") for position in (7, 20, 3)]
+    assert np.allclose(again, np.array(arrays(30)["wide"])[[7, 20, 3]])
+
+
+def test_broken_pictures_and_sounds_are_named(tmp_path: Path) -> None:
+    import datasets
+
+    sound = tiny_hub.tone(440, np.random.default_rng(0))
+    file = [{"bytes": sound, "path": None}] * 5 + [{"bytes": b"RIFF1234", "path": None}]
+    folder = saved(tmp_path / "d", {"sound": file, "label": [0, 1] * 3}, sound=datasets.Audio())
+    data = open_own(DataSettings(dir=folder))
+    samples, rate = data.first("sound")
+    assert rate == tiny_hub.RATE
+    assert len(samples) == tiny_hub.RATE // 2
+    with pytest.raises(DataError, match="no readable wav file"):
+        data.rows.decoded(("all", 5), "sound")
+
+
+def test_pictures_of_several_sizes_are_refused_where_nothing_resizes_them(tmp_path: Path) -> None:
+    import datasets
+    from PIL import Image
+
+    shown = [Image.new("RGB", (20 + i % 2, 20)) for i in range(10)]
+    folder = saved(tmp_path / "d", {"seen": shown, "label": [0, 1] * 5}, seen=datasets.Image())
+    with pytest.raises(DataError, match=r"data.max_broken 0.02.*seen has shape \[3, 20, 21\].*all of one size"):
+        opened(folder, "seen")
+
+
+def test_compressed_sounds_are_decoded(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    from mstdistill.data.media import decode_audio
+
+    wave = (0.3 * np.sin(np.arange(16000) / 16000 * 2 * np.pi * 440)).astype(np.float32)
+    path = tmp_path / "a.flac"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("flac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray((wave * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        frame.rate = 16000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    samples, rate = decode_audio({"bytes": None, "path": str(path)}, "a")
+    assert rate == 16000
+    assert np.abs(samples - wave).max() < 1e-3
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"label": "lable"}, "no column 'lable' for the classes (data.label); did you mean label"),
+    ({"columns": {"seen": "picture"}}, "no column 'picture'"),
+    ({"columns": {"key": "wide"}}, "choose another name"),
+    ({"label": "score"}, "classes are whole numbers or words"),
+    ({"label": "same"}, "holds 1 different values; classes are wanted"),
+])  # fmt: skip
+def test_mistakes_are_one_line(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "d", {**arrays(9), "score": [0.5] * 9, "same": ["a"] * 9})
+    with pytest.raises(MstdistillError) as error:
+        open_own(DataSettings(dir=folder, **settings))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_data_that_are_not_there(tmp_path: Path) -> None:
+    for location, words in (
+        (str(tmp_path / "none"), "there is no"),
+        ("hub:nobody/nothing@small", "HF_HUB_OFFLINE is set"),
+        (None, "data.dir=FOLDER"),
+    ):
+        with pytest.raises(DataError) as error:
+            open_own(DataSettings(dir=location))
+        assert words in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="HF_HUB_OFFLINE is set"):
+        mstdistill.train(mstdistill.load("av-mnist", ["data.dir=hub:nobody/prepared"]), tmp_path / "run")
+
+
+def test_a_published_prepared_task_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    from mstdistill.data.task import find_task, open_splits
+
+    task = find_task("av-digits")
+    task.prepare(tmp_path / "repo", Screen(True))  # type: ignore[misc]
+    asked: list[Any] = []
+
+    def download(name: str, **options: Any) -> str:
+        asked.append((name, options))
+        return str(tmp_path / "repo")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    splits = open_splits(task, "hub:org/digits")
+    assert asked == [("org/digits", {"repo_type": "dataset"})]
+    assert len(splits["train"]) == 1078
+
+
+def test_checking_finds_what_is_wrong(tmp_path: Path) -> None:
+    columns = arrays(60)
+    columns["wide"][3][0][0] = float("nan")
+    columns["narrow"][7] = [1.0, 2.0]
+    folder = saved(tmp_path / "bad", columns)
+    result = CliRunner().invoke(app, ["check", folder, "--out", str(tmp_path / "figures.json")])
+    assert result.exit_code == 2
+    assert "wide: 1 instances hold NaN" in result.output
+    assert "narrow: shapes vary from [2] to [4]" in result.output
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["modalities"]["wide"]["with_nan"] == 1
+    assert figures["label"]["classes"] == {"0": 20, "1": 20, "2": 20}
+    result = CliRunner().invoke(app, ["check", saved(tmp_path / "good", arrays(60))])
+    assert result.exit_code == 0, result.output
+    assert "usable" in result.output
+
+
+def test_checking_pictures_sounds_and_texts(tmp_path: Path) -> None:
+    import datasets
+
+    raw = tiny_hub.rows(24, sound=True)
+    quiet = np.zeros(4000, np.int16)
+    from io import BytesIO
+
+    from scipy.io import wavfile
+
+    silence = BytesIO()
+    wavfile.write(silence, 16000, quiet)
+    raw["audio"][2] = {"bytes": silence.getvalue(), "path": None}
+    raw["image"][5] = raw["image"][4]
+    raw["text"] = ["", *["a thing"] * 23]
+    raw["image"] = [None if i == 9 else image for i, image in enumerate(raw["image"])]
+    folder = saved(tmp_path / "d", raw, audio=datasets.Audio(), image=datasets.Image())
+    report = mstdistill.check(folder)
+    found = report.figures["modalities"]
+    assert found["audio"]["constant"] == 1
+    assert found["audio"]["sample_rates"] == {"16000": 24}
+    assert found["audio"]["shape"] == [8000]
+    assert found["image"]["duplicates"] == 1
+    assert found["image"]["missing"] == 1
+    assert found["text"]["empty"] == 1
+    assert any("1 missing" in text for text in report.wrong)  # above 2 %
+    assert any("silent" in text for text in report.odd)
+
+
+def test_checking_a_torch_data_set_and_a_prepared_folder(tmp_path: Path) -> None:
+    class Sensors(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 30
+
+        def __getitem__(self, i: int) -> dict[str, Any]:
+            return {"radar": torch.full((4,), float(i)), "label": i % 3}
+
+    part = Sensors()
+    report = mstdistill.check({"train": part, "test": part})
+    assert report.usable
+    assert any("30 of test are in train as well" in text for text in report.odd)
+    assert "30 of test" in str(report)
+    prepared = tmp_path / "home" / "av-digits-v1"
+    from mstdistill.data.task import find_task
+
+    find_task("av-digits").prepare(prepared, Screen(True))  # type: ignore[misc]
+    report = mstdistill.check(prepared, rows=50)
+    assert report.usable
+    assert set(report.figures["modalities"]) == {"image", "audio"}
+    assert report.figures["splits"] == {"train": 50, "validation": 50, "test": 50}
