@@ -153,7 +153,7 @@ class TwoTowerNet(HuggingFaceNet):
             function = getattr(self.model, f"get_{port.kind}_features")
             known = inspect.signature(function).parameters
             output = function(**{k: x for k, x in port.unpack(view).items() if k in known})
-            # transformers 4 gives the embedding, 5 an output that holds it
+            # some models give the embedding, most an output that holds it
             parts.append(output if isinstance(output, Tensor) else output.pooler_output)
         return torch.cat(parts, dim=1)
 

@@ -224,10 +224,7 @@ def _save_memory(net: HuggingFaceNet, owner: str) -> None:
     """Recompute activations in the backward pass; of effect in training mode only."""
     model: Any = net.model
     try:
-        if hasattr(model, "activation_checkpointing_enable"):
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        else:  # before transformers 5.20
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     except ValueError:
         raise ConfigError(f"{owner}: {type(model).__name__} has no gradient checkpointing; leave it out") from None
     # of no use without re-entrance, and it would make frozen teachers keep their activations
