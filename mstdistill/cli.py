@@ -126,7 +126,9 @@ def prepare(
     options = _extra_options(context.args, chosen.options, task)
     folder = folder_of(chosen, str(out) if out else None)
     if chosen.prepare is None:
-        raise DataError(f"{task} can't be prepared")
+        raise DataError(
+            f"{task}: training prepares your own data by itself; look them over with: mstdistill check DATA"
+        )
     screen = Screen()
     chosen.prepare(folder, screen, **options)
     card = read_card(folder)

@@ -187,6 +187,28 @@ def test_a_folder_is_bound_to_its_settings(tmp_path: Path) -> None:
         build(tmp_path / "none", plan(0, Reader()), QUIET, 1)
 
 
+def test_two_processes_prepare_once(small_shards: None, tmp_path: Path) -> None:
+    from threading import Thread
+
+    readers = Reader(), Reader()
+    threads = [Thread(target=build, args=(tmp_path / "out", plan(200, reader), QUIET, 1)) for reader in readers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(reader.read for reader in readers) == [0, 200]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.prepare.json"]
+
+
+def test_values_that_float16_cannot_hold(tmp_path: Path) -> None:
+    class Large(Reader):
+        def __call__(self, i: int) -> dict[str, Any]:
+            return {**super().__call__(i), "sound": np.full(5, 7e4 if i == 3 else 1.0)}
+
+    folder = build(tmp_path / "out", plan(10, Large()), QUIET, 1, 0.5)
+    assert "too large for float16" in json.loads((folder / "broken.json").read_text())[0][1]
+
+
 def test_a_full_disk_loses_nothing(small_shards: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 

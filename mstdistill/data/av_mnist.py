@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from .build import SOURCES, Column, Item, Plan, Watcher, build, sha256
+from .build import SOURCES, Column, Item, Plan, Watcher, build, sha256, source_folder
 from .preprocess.audio import min_max, read_wav, resample, square_spectrogram
 from .task import Task
 
@@ -55,16 +55,16 @@ def prepare(
     Raises:
         DataError: missing, truncated or swapped files.
     """
-    if not mnist or not fsdd:
-        raise DataError("av-mnist needs its sources: mstdistill prepare av-mnist --mnist DIR --fsdd DIR [--noise DIR]")
-    images, labels, is_test, note = _read_mnist(Path(mnist))
+    usage = "--mnist DIR --fsdd DIR [--noise DIR]"
+    pictures, sounds = (source_folder(TASK.name, given, usage) for given in (mnist, fsdd))
+    images, labels, is_test, note = _read_mnist(pictures)
     clips = _read_noise(Path(noise)) if noise else []
-    recordings = _index_recordings(Path(fsdd))
+    recordings = _index_recordings(sounds)
     kept = _keep_components(images)
     items, turn = [], dict[tuple[bool, int], int]()
     for i, label in enumerate(labels):
         part = bool(is_test[i])
-        takes = _takes(recordings, int(label), test_speakers if part else train_speakers, Path(fsdd))
+        takes = _takes(recordings, int(label), test_speakers if part else train_speakers, sounds)
         number = turn.get((part, int(label)), 0)
         turn[part, int(label)] = number + 1
         source = (kept[i], takes[number % len(takes)], _clip(clips, part, i))
@@ -86,7 +86,7 @@ def prepare(
             "sources": {
                 "images": "MNIST (CC BY-SA 3.0)",
                 "audio": "Free Spoken Digit Dataset (CC BY-SA 4.0)",
-                "sha256": {path.name: sha256(path) for path in sorted(Path(mnist).glob("*ubyte*"))},
+                "sha256": {path.name: sha256(path) for path in sorted(pictures.glob("*ubyte*"))},
             },
         },
     )  # fmt: skip

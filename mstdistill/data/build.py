@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import DataError
-from ..files import saving, write_text
+from ..files import alone, saving, write_text
 from .reading import Item, Reading, Row, cores
 from .shards import ShardFacts, Statistics, finish_split, write_shard
 from .store import CARD
@@ -103,6 +103,11 @@ def build(
     """
     if not plan.items:
         raise DataError(f"{plan.task}: no instances found; look at the folder given as --source")
+    with alone(folder, lambda: screen.say(f"another process prepares {folder}; waiting for it")):
+        return _build(folder, plan, screen, workers, max_broken)
+
+
+def _build(folder: Path, plan: Plan, screen: Watcher, workers: int | None, max_broken: float) -> Path:
     binding = _binding(plan)
     if _ready(folder, binding):
         screen.say(f"{folder} is prepared already, with the same settings")
@@ -129,7 +134,7 @@ def _binding(plan: Plan) -> dict[str, Any]:
         digest.update(f"{item.key}\t{item.label}\t{item.part}\n".encode())
     columns = {name: asdict(column) for name, column in plan.columns.items()}
     content = {"task": plan.task, "version": plan.version, "settings": dict(plan.settings), "columns": columns,
-               "items": digest.hexdigest()}  # fmt: skip
+               "sources": plan.card.get("sources"), "items": digest.hexdigest()}  # fmt: skip
     return dict(json.loads(json.dumps(content)))
 
 
@@ -255,8 +260,11 @@ class _Building:
             values = row[name]
             if tuple(values.shape) != column.shape:
                 return f"{name} has shape {list(values.shape)}, not {list(column.shape)}"
-            if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-                return f"NaN or Inf in {name}"
+            if np.issubdtype(values.dtype, np.floating):
+                if not np.isfinite(values).all():
+                    return f"NaN or Inf in {name}"
+                if column.dtype == "float16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+                    return f"values in {name} are too large for float16; take --dtype float32"
         return ""
 
     def _check_broken(self, broken: int) -> None:
@@ -335,6 +343,20 @@ def _log(folder: Path, plan: Plan, read: int, seconds: float, workers: int, scre
     path = folder.parent / f"{folder.name}.prepare.json"
     write_text(path, json.dumps(facts, indent=1))
     screen.say(f"read {read:,} instances in {seconds:.1f} s, {facts['instances_per_second']:,} a second  ({path})")
+
+
+def source_folder(task: str, given: str | None, usage: str = "--source DIR") -> Path:
+    """Where a publisher's files are.
+
+    Raises:
+        DataError: not said, or not there.
+    """
+    if not given:
+        raise DataError(f"{task} needs its publisher's files: mstdistill prepare {task} {usage}")
+    path = Path(given).expanduser()
+    if not path.exists():
+        raise DataError(f"{task}: there is no {given}; name the folder where you unpacked the publisher's files")
+    return path
 
 
 def sha256(path: Path) -> str:

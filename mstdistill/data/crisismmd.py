@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .build import SOURCES, Column, Item, Plan, Watcher, build, checksums, sha256
+from .build import SOURCES, Column, Item, Plan, Watcher, build, checksums, sha256, source_folder
 from .preprocess.encoders import load_encoder, load_tokenizer, pooled_images, pooled_texts
 from .preprocess.image import normalised, read_rgb
 from .preprocess.text import normalise_tweet
@@ -51,9 +51,7 @@ def prepare(
         DataError: missing files or columns, labels outside the list, too many unreadable pictures.
         ConfigError: an encoder that can't be loaded.
     """
-    if not source:
-        raise DataError("crisismmd-v2 needs its source: mstdistill prepare crisismmd-v2 --source DIR")
-    root = Path(source).expanduser()
+    root = source_folder(TASK.name, source)
     files = _tables(root)
     items, repeated = _tweets(files, root)
     plan = Plan(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, DataError
-from .build import SOURCES, Column, Item, Plan, Watcher, build, sha256
+from .build import SOURCES, Column, Item, Plan, Watcher, build, sha256, source_folder
 from .preprocess.image import resize
 from .task import Task
 
@@ -47,10 +47,8 @@ def prepare(
     Raises:
         DataError: no such file, or one without the expected keys.
     """
-    if not source:
-        raise DataError("nyu-depth-v2 needs its source: mstdistill prepare nyu-depth-v2 --source DIR")
     shape = _parse_size(size)
-    mat = _find(Path(source).expanduser())
+    mat = _find(source_folder(TASK.name, source))
     labels = _labels(mat)
     with _opened(mat) as file:
         count = _check(file, mat, labels)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from .build import SOURCES, Column, Item, Plan, Watcher, build, checksums
+from .build import SOURCES, Column, Item, Plan, Watcher, build, checksums, source_folder
 from .preprocess.audio import fit_length, mfcc, min_max, read_mono, resample
 from .preprocess.image import Faces
 from .preprocess.video import count_frames, evenly_spaced, read_frames
@@ -47,9 +47,7 @@ def prepare(
     Raises:
         DataError: no such files, or too many that can't be read.
     """
-    if not source:
-        raise DataError("ravdess needs its sources: mstdistill prepare ravdess --source DIR")
-    root = Path(source).expanduser()
+    root = source_folder(TASK.name, source)
     found = Faces(faces)
     if found.how == "centre" and faces == "auto":
         screen.say("faces: OpenCV is not installed, so each frame's middle square is taken; "

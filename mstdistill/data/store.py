@@ -211,11 +211,13 @@ def read_card(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: no prepared data there.
     """
+    if not (folder / CARD).exists():
+        raise DataError(f"{folder} holds no prepared data; make some with mstdistill prepare TASK, or set data.dir")
     try:
         card = json.loads((folder / CARD).read_text())
         assert isinstance(card["splits"], dict)
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise DataError(f"{folder} holds no prepared data ({_short(error)}); run: mstdistill prepare TASK") from None
+        raise DataError(f"{folder} holds damaged data ({_short(error)}); prepare them again") from None
     return dict(card)
 
 

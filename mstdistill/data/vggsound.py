@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from .build import SOURCES, Column, Item, Plan, Watcher, build, checksums, sha256
+from .build import SOURCES, Column, Item, Plan, Watcher, build, checksums, sha256, source_folder
 from .preprocess.audio import vggish_patches
 from .preprocess.encoders import device, image_maps, load_encoder, load_vggish
 from .preprocess.features import read_features
@@ -61,11 +61,7 @@ def prepare(
         DataError: missing list, columns, clips or features; too many that can't be read.
         ConfigError: an encoder that can't be loaded.
     """
-    if not source:
-        raise DataError(
-            "vggsound-50k needs its source: mstdistill prepare vggsound-50k --source DIR [--clips FILE.csv]"
-        )
-    root = Path(source).expanduser()
+    root = source_folder(TASK.name, source, "--source DIR [--clips FILE.csv]")
     table = _find_list(root, clips)
     rows = _read_list(table)
     extracted = _feature_folders(root)
