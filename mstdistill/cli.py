@@ -159,6 +159,49 @@ def _extra_options(args: list[str], known: Any, task: str) -> dict[str, Any]:
 
 
 @app.command()
+def reproduce(
+    suite: Annotated[str, typer.Argument(help="a shipped suite or a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings of every cell, or seeds=[0,1]")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder that all workers share")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes on this machine")] = 1,
+    worker: Annotated[bool, typer.Option("--worker", help="be one of many workers, started by a launcher")] = False,
+    tables: Annotated[bool, typer.Option("--tables", help="only the tables of what is there")] = False,
+) -> None:
+    """Run a comparison: what is missing of it, on any number of machines, then its tables.
+
+    Examples:
+
+      mstdistill reproduce av-digits --workers 2
+
+      mstdistill reproduce my-suite.yaml seeds=[0,1,2] --out runs/my-suite
+
+      srun mstdistill reproduce paper --out /shared/paper --worker      one a task of a SLURM job
+    """
+    from .engine.progress import Screen
+    from .suite.plan import load_suite, plan, records
+    from .suite.run import Worker, run_suite
+    from .suite.tables import judge, save, shown
+
+    screen = Screen()
+    loaded = load_suite(suite, overrides or [])
+    folder = out or Path("runs") / f"suite-{loaded.name}"
+    grid = plan(loaded)
+    if worker:
+        folder.mkdir(parents=True, exist_ok=True)
+        Worker(grid, folder).work()
+        return
+    if not tables:
+        command = ["reproduce", suite, *(overrides or []), "--out", str(folder), "--worker"]
+        run_suite(grid, folder, workers, command, screen)
+    found = judge(grid, records(grid, folder))
+    paths = save(found, folder)
+    screen.say(shown(found))
+    for line in found.trouble[:10]:
+        screen.say(line)
+    screen.say(f"tables: {', '.join(map(str, paths))}")
+
+
+@app.command()
 def check(
     data: Annotated[str, typer.Argument(help="a prepared folder, a `datasets` folder, a file, or hub:org/name")],
     label: Annotated[str, typer.Option(help="the column of the classes")] = "label",

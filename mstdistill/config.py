@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError, nearest
+from .presets import BASELINE_PRESETS
 
 
 class Settings(BaseModel):
@@ -182,6 +183,26 @@ class AloneSettings(Settings):
     epochs: int | None = Field(None, ge=1, description="none: cotrain.epochs + distill.epochs")
 
 
+class StepDecay(Settings):
+    """A weight times `factor` after every `every` epochs."""
+
+    factor: float = Field(1.0, gt=0)
+    every: int = Field(1, ge=1)
+
+
+class BaselineSettings(Settings):
+    """The comparison's methods (docs/baselines.md); the student's epochs, rate and batch are those of `distill`."""
+
+    teacher: str = Field("multimodal", description="who teaches: multimodal, crossmodal or a teacher's name")
+    teacher_epochs: int | None = Field(None, ge=0, description="of a teacher alone; none: distill.epochs")
+    teacher_lr: float | None = Field(None, gt=0, description="of a teacher alone; none: distill.lr")
+    alpha: float = Field(0.5, ge=0, le=1, description="the distillation's part of the loss; the task has the rest")
+    alpha_decay: StepDecay = StepDecay(factor=0.5, every=30)
+    student_taps: list[str] = Field(default_factory=list, description="features it learns by; none: found by a dry run")
+    teacher_taps: list[str] = Field(default_factory=list, description="features it teaches by; none: found likewise")
+    options: dict[str, Any] = Field(default_factory=dict, description="a method's own numbers")
+
+
 class RunSettings(Settings):
     """Everything that may change between two starts of one run."""
 
@@ -219,6 +240,7 @@ class Recipe(Settings):
     specialise: SpecialiseSettings = SpecialiseSettings()
     distill: DistillSettings = DistillSettings()
     alone: AloneSettings = AloneSettings()
+    baseline: BaselineSettings = BaselineSettings()
     run: RunSettings = RunSettings()
 
     @property
@@ -259,7 +281,8 @@ PRESETS: dict[str, dict[str, Any]] = {
             "kd_decay": {"factor": 0.5, "every": 30}, "balance_decay": {"factor": 0.9, "every": 10},
         }},
         "validation_mean": "batches",
-    }
+    },
+    **BASELINE_PRESETS,
 }  # fmt: skip
 
 

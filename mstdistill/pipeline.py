@@ -206,11 +206,9 @@ def _summary(experiment: Experiment, outcome: Any, twin: nn.Module | None, start
                 entry[split] = experiment.evaluate(module, view, split).as_dict()
         figures.append(entry)
     stages = {}
-    for name in ("cotrain", "specialise", "distill", "alone"):
-        path = experiment.folder / name / "result.json"
-        if path.exists():
-            facts = json.loads(path.read_text())
-            stages[name] = {key: value for key, value in facts.items() if key not in ("history", "fingerprint")}
+    for path in sorted(experiment.folder.glob("*/result.json"), key=lambda found: found.stat().st_mtime):
+        facts = json.loads(path.read_text())
+        stages[path.parent.name] = {k: value for k, value in facts.items() if k not in ("history", "fingerprint")}
     return {
         "task": experiment.task.name,
         "target": modality_of(experiment.target),

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from ..errors import ConfigError, nearest
 from . import mst
 
-METHODS: dict[str, Callable[..., Any]] = {"mst": mst.run}
+BASELINES = ("alone", "average", "c2kd", "crd", "dist", "dkd", "fitnets", "kd", "mgdfr", "mlld", "ofa", "rkd")
+
+
+def _when_called(name: str) -> Callable[..., Any]:
+    """The `run` of `methods/NAME.py`, imported when it is called."""
+
+    def run(experiment: Any) -> Any:
+        return import_module(f".{name}", __name__).run(experiment)
+
+    return run
+
+
+METHODS: dict[str, Callable[..., Any]] = {"mst": mst.run, **{name: _when_called(name) for name in BASELINES}}
 
 
 def find_method(name: str) -> Callable[..., Any]:

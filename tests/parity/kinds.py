@@ -18,6 +18,7 @@ from mstdistill.routing import DenseRouter, Router, RoutingRule
 from mstdistill.teachers.mask import MaskNet1d, MaskNet2d
 from mstdistill.teachers.tap import hooked
 
+from .baselines import BASELINE_CHECKS
 from .trajectory import check_trajectory
 
 Golden = dict[str, Tensor]
@@ -241,3 +242,13 @@ CHECKS: dict[str, Callable[[Golden, dict[str, Any], float], None]] = {
     "metrics": check_metrics,
     "backbone": check_backbone,
 }
+
+
+def _baseline(kind: str) -> Callable[[Golden, dict[str, Any], float], None]:
+    def check(golden: Golden, params: dict[str, Any], rtol: float) -> None:
+        BASELINE_CHECKS[kind](golden, params, lambda found, wanted, what: close(found, wanted, rtol, what))
+
+    return check
+
+
+CHECKS |= {kind: _baseline(kind) for kind in BASELINE_CHECKS}

@@ -1,0 +1,51 @@
+"""Average: plain distillation from all unmasked teachers at once, each counting the same: the mixture's honest rival.
+
+losses:  loss = (1 - alpha) CE + alpha mean over m of KD(z_s <- z_m)
+logits:  loss = (1 - alpha) CE + alpha KD(z_s <- mean over m of z_m)
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from ..config import Settings
+from ..experiment import Experiment
+from ..kernels import kd_rows
+from .baseline import Baseline, Seen
+from .comparison import compare
+from .mst import Outcome
+
+
+def average_kd_rows(student: Tensor, teachers: Tensor, temperature: float, of: str = "losses") -> Tensor:
+    """[B] distillation loss from teachers [B, M, C, ...]: the mean of their losses, or of their mean logits."""
+    if of == "logits":
+        return kd_rows(student, teachers.mean(dim=1), temperature)
+    rows = [kd_rows(student, one, temperature) for one in teachers.unbind(dim=1)]
+    total = rows[0]
+    for row in rows[1:]:
+        total = total + row
+    return total / len(rows)
+
+
+class Average(Baseline):
+    """All teachers, one weight; any task."""
+
+    class Options(Settings):
+        of: Literal["losses", "logits"] = Field("losses", description="what is averaged")
+
+    name = "average"
+    taught_by = "all"
+    options: Options
+
+    def distillation(self, seen: Seen) -> Tensor:
+        assert seen.teachers is not None
+        rows = average_kd_rows(seen.student, seen.teachers, self.temperature, self.options.of)
+        return seen.batch.mean(rows)
+
+
+def run(experiment: Experiment) -> Outcome:
+    """Train each teacher alone, then the student with all of them."""
+    return compare(experiment, Average)

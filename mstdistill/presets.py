@@ -1,0 +1,34 @@
+"""Presets of the comparison: what the released comparison runs, over any recipe. One name for most methods, and one
+each for those with settings of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_RELEASED: dict[str, Any] = {
+    "temperature": 4.0,
+    "distill": {"epochs": 100, "lr": 1e-4, "optimizer": "adam", "schedule": "constant"},
+    "baseline": {"teacher_epochs": 100, "teacher_lr": 1e-4, "alpha": 0.5, "alpha_decay": {"factor": 0.5, "every": 30}},
+    "validation_mean": "batches",
+}
+
+
+def _released(
+    distill: dict[str, Any] | None = None, options: dict[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
+    return {
+        **_RELEASED,
+        **changes,
+        "distill": {**_RELEASED["distill"], **(distill or {})},
+        "baseline": {**_RELEASED["baseline"], "options": options or {}},
+    }
+
+
+BASELINE_PRESETS: dict[str, dict[str, Any]] = {
+    "released-baseline": _released(),
+    "released-fitnets": _released(method="fitnets", options={"hint_epochs": 100, "hint_lr": 1e-3}),
+    "released-c2kd": _released(method="c2kd", distill={"optimizer": "sgd", "lr": 1e-2}),
+    "released-mgdfr": _released(
+        method="mgdfr", options={"joint_epochs": 100, "joint_lr": 1e-3, "joint_optimizer": "sgd"}
+    ),
+}

@@ -1,0 +1,82 @@
+"""A teacher trained alone on its labels (Adam, cosine schedule, best epoch by validation cross entropy).
+
+Nothing here depends on the method that will use it: the stage `teacher-NAME` of one run is that of every other run with
+the same data, network, seed and `baseline.teacher_*`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from .. import losses
+from ..config import OptimSettings
+from ..data.batch import Batch
+from ..data.views import modality_of
+from ..experiment import Experiment
+from ..teachers.tap import Teacher, call, freeze
+
+
+class TeacherAlone:
+    """The stage; see the module's docstring."""
+
+    def __init__(self, experiment: Experiment, teacher: Teacher) -> None:
+        self.experiment, self.teacher, self.module = experiment, teacher, teacher.module
+        self.name = stage_name(teacher)
+
+    def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        logits = call(module, batch.inputs, self.teacher.modalities)
+        return {"loss": losses.task(logits, batch, self.experiment.task.ignore_index)}
+
+    def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
+        result = self.experiment.evaluate(self.module, self.teacher.modalities, "validation")
+        return {
+            "validation/loss": result.loss,
+            "validation/accuracy": result.metrics.accuracy,
+            "selection": result.loss,
+        }
+
+
+def stage_name(teacher: Teacher) -> str:
+    """The stage's name and folder."""
+    return f"teacher-{teacher.name}"
+
+
+def ready(experiment: Experiment, teacher: Teacher) -> bool:
+    """Whether a teacher came trained: frozen, with weights of its own, or with no parameter that learns."""
+    pairing = experiment.recipe.models.get(experiment.recipe.target)
+    given = {one.name for one in pairing.teachers if one.weights} if pairing else set()
+    return teacher.frozen or teacher.name in given or not any(p.requires_grad for p in teacher.module.parameters())
+
+
+def run(experiment: Experiment, teacher: Teacher) -> None:
+    """Train it, or take up the result of an earlier run; afterwards it is frozen, with the selected weights."""
+    if not ready(experiment, teacher):
+        recipe = experiment.recipe
+        settings = OptimSettings(
+            epochs=recipe.distill.epochs if recipe.baseline.teacher_epochs is None else recipe.baseline.teacher_epochs,
+            lr=recipe.baseline.teacher_lr or recipe.distill.lr,
+            schedule="cosine",
+        )
+        stage = TeacherAlone(experiment, teacher)
+        loader = experiment.loader("train", teacher.modalities, settings, shuffle=True)
+        teacher.module.load_state_dict(experiment.train(stage, loader, settings).state)
+    freeze(teacher.module)
+    _judge(experiment, teacher)
+
+
+def _judge(experiment: Experiment, teacher: Teacher) -> None:
+    """Show its validation score; warn where it is near chance."""
+    result = experiment.evaluate(teacher.module, teacher.modalities, "validation")
+    classes, accuracy = experiment.task.num_classes, result.metrics.accuracy
+    experiment.screen.say(
+        f"teacher {teacher.name} ({', '.join(map(modality_of, teacher.modalities))}): validation accuracy "
+        f"{accuracy:.3f}, loss {result.loss:.3f}"
+    )
+    if accuracy < 1.5 / classes or result.loss > 0.95 * math.log(classes):
+        experiment.screen.say(
+            f"warning: teacher {teacher.name} is near chance (accuracy {accuracy:.3f}, chance {1 / classes:.3f}): it "
+            "has nothing to teach; raise baseline.teacher_epochs or baseline.teacher_lr, or give ready weights"
+        )

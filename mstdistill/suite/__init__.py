@@ -1,0 +1,1 @@
+"""Suites: tasks x targets x methods x seeds, run by any number of workers, and what they show."""
