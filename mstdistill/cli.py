@@ -202,6 +202,36 @@ def reproduce(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="the folder of a finished run, or of a suite")],
+    suite: Annotated[str | None, typer.Option(help="of a suite's folder: its name or YAML file")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="the suite's, as given to reproduce")] = None,
+) -> None:
+    """Write one self-contained HTML page: curves, routing, masks, agreement, confusions; or a suite's comparison.
+
+    Examples:
+
+      mstdistill report runs/av-digits-image-mst-seed0
+
+      mstdistill report runs/suite-av-digits --suite av-digits
+    """
+    from .engine.progress import Screen
+
+    if suite is None:
+        from .report.run_page import write_run_page
+
+        path = write_run_page(folder)
+    else:
+        from .report.suite_page import write_suite_page
+        from .suite.plan import load_suite, plan, records
+        from .suite.tables import judge
+
+        grid = plan(load_suite(suite, overrides or []))
+        path = write_suite_page(judge(grid, records(grid, folder)), folder)
+    Screen().say(f"page: {path}")
+
+
+@app.command()
 def check(
     data: Annotated[str, typer.Argument(help="a prepared folder, a `datasets` folder, a file, or hub:org/name")],
     label: Annotated[str, typer.Option(help="the column of the classes")] = "label",

@@ -1,0 +1,164 @@
+"""What a finished run's page shows, as numbers: measured on the test split with the saved weights, kept as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.views import modality_of
+from ..engine.progress import Screen
+from ..errors import DataError
+from ..evaluation import evaluate
+from ..experiment import Experiment
+from ..pipeline import load_experiment
+from ..routing import DenseRouter, Router
+from ..stages.baseline import part
+from ..student import Student
+from ..teachers.ensemble import Ensemble
+from ..teachers.tap import call, freeze, hooked
+
+# Instances that routing, masks and agreement are looked at on.
+LOOKED_AT = 2000
+
+
+def run_figures(folder: Path) -> dict[str, Any]:
+    """Figures of a finished run.
+
+    Raises:
+        DataError: no finished run there.
+    """
+    if not (folder / "summary.json").exists():
+        raise DataError(f"{folder} holds no finished run; train it to its end first")
+    summary = json.loads((folder / "summary.json").read_text())
+    histories = {
+        path.parent.name: json.loads(path.read_text())["history"]
+        for path in sorted(folder.glob("*/result.json"), key=lambda found: found.stat().st_mtime)
+    }
+    experiment, recipe = load_experiment(folder, Screen(quiet=True))
+    split = "test" if "test" in experiment.splits else "validation"
+    names = list(experiment.task.class_names) or [str(i) for i in range(experiment.task.num_classes)]
+    student = Student.from_pretrained(folder / "student").module.to(experiment.accelerator.device)
+    networks = _networks(experiment, folder, student)
+    found: dict[str, Any] = {
+        "summary": summary,
+        "histories": histories,
+        "classes": names,
+        "split": split,
+        "confusion": {name: _confusion(experiment, module, view, split) for name, (module, view) in networks.items()},
+        "config": (folder / "config.yaml").read_text(),
+    }
+    if recipe.method == "mst" and (folder / "distill" / "result.safetensors").exists():
+        found |= _mixture(experiment, folder, student, split)
+    return found
+
+
+def _networks(experiment: Experiment, folder: Path, student: nn.Module) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
+    """The networks of the final table whose weights the run has kept; teachers hold theirs afterwards."""
+    found: dict[str, tuple[nn.Module, tuple[str, ...]]] = {}
+    cotrained = experiment.result("cotrain")
+    for number, teacher in enumerate(experiment.teachers):
+        alone = experiment.result(f"teacher-{teacher.name}")
+        if cotrained is not None:
+            teacher.module.load_state_dict(part(cotrained.state, f"teachers.{number}"))
+        elif alone is not None:
+            teacher.module.load_state_dict(alone.state)
+        elif not teacher.frozen:
+            continue
+        found[f"teacher {teacher.name}"] = (teacher.module, teacher.modalities)
+    found["distilled student"] = (student, (experiment.target,))
+    return found
+
+
+def _confusion(experiment: Experiment, module: nn.Module, view: tuple[str, ...], split: str) -> list[list[int]]:
+    result = evaluate(
+        lambda batch: call(freeze(module), batch.inputs, view), experiment.loader(split, view),
+        experiment.accelerator.device,
+    )  # fmt: skip
+    return [[int(x) for x in row] for row in result.matrix.tolist()]
+
+
+@torch.no_grad()
+def _mixture(experiment: Experiment, folder: Path, student: nn.Module, split: str) -> dict[str, Any]:
+    """Routing, masks and agreement on the split's first instances."""
+    ensemble = experiment.build_ensemble("independent")
+    masks = experiment.result("specialise")
+    if masks is not None and len(ensemble.masks):
+        ensemble.load_state_dict(masks.state)
+    ensemble.mask_mode = experiment.recipe.mask.mode
+    freeze(ensemble)
+    state = experiment.result("distill").state  # type: ignore[union-attr]
+    router = (DenseRouter if experiment.dense else Router)(experiment.task.num_classes, len(ensemble.members))
+    router.load_state_dict(part(state, "router"))
+    device = experiment.accelerator.device
+    router.to(device).eval()
+    student.eval()
+    views = sorted({experiment.target, *ensemble.modalities})
+    probabilities, labels, same, teachers_same = [], [], [], []
+    spread: dict[str, list[Tensor]] = {}
+    seen = 0
+    for batch in experiment.loader(split, views).epoch():
+        batch = batch.to(device)
+        logits = call(student, batch.inputs, (experiment.target,))
+        probabilities.append(router(logits.to(next(router.parameters()).dtype)).softmax(dim=1).cpu())
+        labels.append(batch.label.cpu() if batch.label.dim() == 1 else batch.label.flatten(1).mode(dim=1).values.cpu())
+        taught = ensemble(batch.inputs).argmax(dim=2)
+        same.append((taught == logits.argmax(dim=1).unsqueeze(1)).float().flatten(2).mean(dim=2).cpu()
+                    if taught.dim() > 2 else (taught == logits.argmax(dim=1).unsqueeze(1)).float().cpu())  # fmt: skip
+        teachers_same.append(_pairs(taught.cpu()))
+        _mask_values(ensemble, batch.inputs, spread)
+        seen += len(batch.index)
+        if seen >= LOOKED_AT:
+            break
+    p, label = torch.cat(probabilities), torch.cat(labels)
+    entropy = -(p * p.clamp(min=1e-12).log()).sum(dim=1) / math.log(max(p.shape[1], 2))
+    per_class = {
+        str(c): p[label == c].mean(dim=0).tolist()
+        for c in range(experiment.task.num_classes)
+        if bool((label == c).any())
+    }
+    return {
+        "members": ensemble.names,
+        "sees": {t.name: list(map(modality_of, t.modalities)) for t in experiment.teachers},
+        "routing": {"mean": p.mean(dim=0).tolist(), "per_class": per_class,
+                    "entropy": torch.histc(entropy.float(), 20, 0.0, 1.0).tolist(), "instances": len(p)},
+        "agreement": {"with_student": torch.cat(same).mean(dim=0).tolist(),
+                      "between": torch.stack(teachers_same).mean(dim=0).tolist()},
+        "masks": {name: _describe(torch.cat(values)) for name, values in spread.items()},
+    }  # fmt: skip
+
+
+def _pairs(taught: Tensor) -> Tensor:
+    """[M, M] share of predictions that two specialised teachers have in common, of classes [B, M, ...]."""
+    flat = taught.transpose(0, 1).flatten(1)
+    return (flat.unsqueeze(0) == flat.unsqueeze(1)).float().mean(dim=2)
+
+
+def _mask_values(ensemble: Ensemble, inputs: Mapping[str, Tensor], spread: dict[str, list[Tensor]]) -> None:
+    """Masks [B, d] that each specialised teacher's feature gets."""
+    for member in ensemble.members:
+        if member.mask is None or member.tap is None:
+            continue
+        teacher, module = ensemble.teachers[member.teacher], ensemble.masks[member.mask]
+
+        def note(feature: Tensor, name: str = member.name, module: Any = module) -> Tensor:
+            spread.setdefault(name, []).append(module.mask(feature).float().cpu())
+            return feature
+
+        with hooked(teacher.module, {member.tap: note}, member.name):
+            teacher.logits(inputs)
+
+
+def _describe(values: Tensor) -> dict[str, Any]:
+    """How a mask's values lie, and how much they differ from instance to instance."""
+    return {
+        "mean": float(values.mean()), "low": float(values.quantile(0.05)) if values.numel() < 2**24 else float("nan"),
+        "high": float(values.quantile(0.95)) if values.numel() < 2**24 else float("nan"),
+        "between_features": float(values.mean(dim=0).std()) if values.shape[1] > 1 else 0.0,
+        "between_instances": float(values.std(dim=0).mean()) if len(values) > 1 else 0.0,
+    }  # fmt: skip
