@@ -166,7 +166,7 @@ def _run(
     ranks.wait()
     trackers_started(accelerator, task.name, recipe.model_dump(exclude={"models"}))
     screen.say(plan_table(experiment))
-    for plans in experiment.mask_plans:
+    for plans in experiment.mask_plans if recipe.method == "mst" else ():
         for plan in plans:
             if plan.parameters > LARGE_MASK:
                 screen.say(

@@ -21,13 +21,25 @@ def plan_table(experiment: Experiment) -> Table:
     """What a run is about to do: data, networks, taps with shapes and mask costs."""
     recipe = experiment.recipe
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in experiment.splits.items())
+    mixture = recipe.method == "mst"
+    epochs = (
+        f"epochs: co-train {recipe.cotrain.epochs}, specialise {recipe.specialise.epochs}, distil "
+        f"{recipe.distill.epochs}; rule {recipe.routing.rule}, k={recipe.routing.k}"
+        if mixture else f"method {recipe.method}, epochs: {recipe.distill.epochs}"
+    )  # fmt: skip
     table = Table(
         title=f"{experiment.task.name}: student sees {modality_of(experiment.target)}   ({sizes})",
-        caption=f"epochs: co-train {recipe.cotrain.epochs}, specialise {recipe.specialise.epochs}, distil "
-        f"{recipe.distill.epochs}; rule {recipe.routing.rule}, k={recipe.routing.k}; seed {recipe.seed}; "
-        f"{experiment.accelerator.num_processes} process(es) on {experiment.accelerator.device.type}",
+        caption=f"{epochs}; seed {recipe.seed}; {experiment.accelerator.num_processes} process(es) on "
+        f"{experiment.accelerator.device.type}",
         title_justify="left", caption_justify="left",
     )  # fmt: skip
+    if not mixture:
+        for name in ("network", "sees"):
+            table.add_column(name)
+        table.add_row("student", modality_of(experiment.target))
+        for teacher in experiment.teachers:
+            table.add_row(f"teacher {teacher.name}", " + ".join(map(modality_of, teacher.modalities)))
+        return table
     for name in ("network", "sees", "tap", "feature", "mask", "mask parameters"):
         table.add_column(name, justify="right" if name == "mask parameters" else "left")
     table.add_row("student", modality_of(experiment.target), "", "", "", "")
