@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mstdistill.backbones.registry import backbones, build
 from mstdistill.data.batch import Batch
 from mstdistill.errors import ConfigError
+from mstdistill.methods import crd
 from mstdistill.methods.average import average_kd_rows
 from mstdistill.methods.baseline import relational
 from mstdistill.methods.c2kd import kendall_tau, nontarget_rows
@@ -173,3 +174,19 @@ def test_tokens_and_sequences_become_vectors_and_maps() -> None:
     assert shapes(Tokens(), tokens, ["x"], [Feature("mix"), Feature("head", True)], "m") == [(6,), (30,)]
     sequence = nn.Sequential(nn.Conv1d(3, 8, 3), nn.Flatten(), nn.Linear(40, 2))
     assert shapes(sequence, {"x": torch.randn(2, 3, 7)}, ["x"], [Feature("0")], "m") == [(8, 1, 5)]
+
+
+@pytest.mark.parametrize("whole", [0, 32])
+def test_scores_by_the_rows_or_by_all_of_them(whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to the same products and gradients, also where the memory moves on before the backward pass."""
+    monkeypatch.setattr(crd, "_WHOLE", whole)
+    memory, v = logits(30, 6), logits(4, 6, seed=1).requires_grad_(True)
+    index = torch.randint(30, (4, 9), generator=torch.Generator().manual_seed(2))
+    wanted = (memory[index] * v.unsqueeze(1)).sum(dim=2)
+    (grad,) = torch.autograd.grad(wanted.square().sum(), v)
+    found = crd._products(memory, v, index)
+    memory.zero_()
+    found.square().sum().backward()
+    assert torch.allclose(found, wanted, rtol=1e-12)
+    assert v.grad is not None
+    assert torch.allclose(v.grad, grad, rtol=1e-12)

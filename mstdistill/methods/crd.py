@@ -33,6 +33,9 @@ from .comparison import compare
 from .embedding import Embedding
 from .mst import Outcome
 
+# Up to so many times the negatives, all instances are looked at and the wanted ones picked.
+_WHOLE = 32
+
 
 def nce_rows(scores: Tensor, count: int, eps: float = 1e-7) -> Tensor:
     """[B] noise-contrastive loss of normalised scores [B, 1 + K], the positive first, among `count` instances (paper,
@@ -41,6 +44,14 @@ def nce_rows(scores: Tensor, count: int, eps: float = 1e-7) -> Tensor:
     positive, negatives = scores[:, 0], scores[:, 1:]
     found = (positive / (positive + noise + eps)).log()
     return -(found + (noise / (negatives + noise + eps)).log().sum(dim=1))
+
+
+def _products(memory: Tensor, v: Tensor, index: Tensor) -> Tensor:
+    """[B, 1 + K] inner products of embeddings [B, d] with the memory's rows at `index`."""
+    if len(memory) <= _WHOLE * index.shape[1]:  # a product with all rows is cheaper than copying those asked for
+        # the memory moves on before the backward pass, which needs it as it was
+        return (v @ memory.clone().t()).gather(1, index)
+    return torch.einsum("bkd,bd->bk", memory[index], v)
 
 
 class Contrast(nn.Module):
@@ -77,7 +88,7 @@ class Contrast(nn.Module):
             index: [B, 1 + K] instances in the memories, the own one first.
             weight: [B] 0 for padding.
         """
-        out = [(torch.einsum("bkd,bd->bk", memory[index], v) / tau).exp()
+        out = [(_products(memory, v, index) / tau).exp()
                for memory, v in ((self.memory_t, v_s), (self.memory_s, v_t))]  # fmt: skip
         if not self._ready:
             self._ready = bool((self.z > 0).all())
