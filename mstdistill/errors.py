@@ -37,6 +37,12 @@ class Interrupted(MstdistillError):
     exit_code = 130
 
 
+def first_line(error: BaseException, most: int = 160) -> str:
+    """What an error of somebody else's says, short enough for one line of ours."""
+    text = str(error).strip()
+    return text.splitlines()[0][:most] if text else type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: the closest known ones, or all of them where none is close."""
     options = sorted(known)

@@ -21,7 +21,7 @@ from .data.views import modality_of
 from .engine.checkpoint import CheckpointStore
 from .engine.loop import Fit, Stage, Trainer
 from .engine.seeding import initialising, named_seed
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, first_line
 from .evaluation import Evaluation, evaluate
 from .files import write_tensors, write_text
 from .teachers.ensemble import Ensemble
@@ -62,6 +62,7 @@ class Experiment:
         self.folder, self.trainer = folder, trainer
         self.accelerator, self.screen = trainer.accelerator, trainer.screen
         self._resident: dict[tuple[str, ...], ResidentSplit] = {}
+        self._loaders: dict[tuple[object, ...], Loader] = {}
         self._learns = {name for name, p in student.named_parameters() if p.requires_grad}
         names = [teacher.name for teacher in self.teachers]
         if not names:
@@ -97,7 +98,7 @@ class Experiment:
                     with torch.no_grad():
                         call(module, batch.inputs, view)
                 except Exception as error:  # compilers fail in many ways
-                    raise ConfigError(f"compile: true doesn't work here ({_first_line(error)}); leave it out") from None
+                    raise ConfigError(f"compile: true doesn't work here ({first_line(error)}); leave it out") from None
 
     def _dry_run(self) -> bool:
         """One batch through every network: finds wrong modalities and shapes before anything is trained."""
@@ -112,7 +113,7 @@ class Experiment:
                     logits = call(module.eval(), batch.inputs, view)
             except (RuntimeError, TypeError, ValueError, IndexError) as error:
                 shapes = {key: list(x.shape) for key, x in batch.inputs.items()}
-                raise ConfigError(f"{name} can't take {shapes}: {_first_line(error)}") from None
+                raise ConfigError(f"{name} can't take {shapes}: {first_line(error)}") from None
             finally:
                 module.train(was_training)
             if logits.dim() not in (2, 4) or logits.shape[1] != self.task.num_classes:
@@ -202,20 +203,34 @@ class Experiment:
         self, data: Split, split: str, modalities: Sequence[str], settings: OptimSettings | None, shuffle: bool
     ) -> Loader:
         recipe = self.recipe
-        return Loader(
+        batch_size = (settings.batch_size if settings else None) or recipe.batch_size
+        workers = 0 if isinstance(data, ResidentSplit) else recipe.data.workers
+        key = (split, *modalities, batch_size, shuffle, settings is None)
+        if key in self._loaders:
+            return self._loaders[key]
+        loader = Loader(
             data,
             modalities,
-            (settings.batch_size if settings else None) or recipe.batch_size,
+            batch_size,
             shuffle=shuffle,
             seed=named_seed(recipe.seed, "order") % 2**32,
             accumulate=recipe.accumulate if settings else 1,
-            workers=0 if isinstance(data, ResidentSplit) else recipe.data.workers,
+            workers=workers,
             # a GPU computes while the next batches are read; on a CPU that would take the cores from it
             threads=2 if self.accelerator.device.type != "cpu" else 0,
             num_classes=self.task.num_classes,
             ignore_index=self.task.ignore_index,
             name=f"{self.task.name} {split}",
         )
+        if workers:  # its processes are started once: every validation asks for its loader anew
+            self._loaders[key] = loader
+        return loader
+
+    def validation(self, module: nn.Module, view: Sequence[str]) -> dict[str, float]:
+        """A network's figures for an epoch's record; the epoch with the lowest loss is the one to keep."""
+        result = self.evaluate(module, view, "validation")
+        return {"validation/loss": result.loss, "validation/accuracy": result.metrics.accuracy,
+                "selection": result.loss}  # fmt: skip
 
     def evaluate(self, module: nn.Module, view: Sequence[str], split: str) -> Evaluation:
         """A network's figures on a split; its training mode is left as found."""
@@ -285,7 +300,7 @@ class Experiment:
             facts = json.loads((folder / "result.json").read_text())
             state: dict[str, Tensor] = load_file(folder / "result.safetensors")
         except Exception as error:  # safetensors raises its own kind for a damaged file
-            self.screen.say(f"{folder}: the result is damaged ({_first_line(error)}); running the stage again")
+            self.screen.say(f"{folder}: the result is damaged ({first_line(error)}); running the stage again")
             return None
         return Fit(state, facts["best_epoch"], facts["history"])
 
@@ -319,7 +334,3 @@ def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:
             found += _differences(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else key)
         return found
     return [] if before == now else [prefix.removeprefix("settings.")]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -64,7 +64,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Within the block no other process is in one for the same path.
 
     Args:

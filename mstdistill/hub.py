@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import ConfigError, MstdistillError
+from .errors import ConfigError, MstdistillError, first_line
 
 
 def located(source: str) -> str:
@@ -35,7 +35,7 @@ def fetching(owner: str, source: str, what: str) -> Iterator[None]:
     except MstdistillError:
         raise
     except ImportError as error:
-        raise ConfigError(f"{owner}: {what} of {source} needs a package: {_line(error)}") from None
+        raise ConfigError(f"{owner}: {what} of {source} needs a package: {first_line(error)}") from None
     except Exception as error:  # transformers, the hub's client and its transport each have kinds of their own
         raise ConfigError(f"{owner}: {_why(source, what, error)}") from None
     finally:
@@ -49,21 +49,19 @@ def _why(source: str, what: str, error: BaseException) -> str:
     if "trust_remote_code" in text:
         return f"{source} brings code of its own; read it, then set trust_remote_code: true"
     if Path(source).expanduser().exists():
-        return f"{source} holds no {what} ({_line(error)}); name the right folder, or set `processor` beside `hf`"
+        return f"{source} holds no {what} ({first_line(error)}); name the right folder, or set `processor` beside `hf`"
     if isinstance(error, OSError) and "is not a local folder and is not a valid model identifier" in text:
         return f"the hub knows no {source!r}; check the id (org/name), or set `hf` to a downloaded folder"
     if isinstance(error, OSError):
-        offline = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") else _line(error)
+        offline = (
+            "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") else first_line(error)
+        )
         return (
             f"{what} of {source} isn't in the cache and the hub can't be reached ({offline}); download the model's "
             "whole folder elsewhere and set `hf` to its path"
         )
-    return f"{what} of {source} can't be loaded ({_line(error)})"
+    return f"{what} of {source} can't be loaded ({first_line(error)})"
 
 
 def _looks_like_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1
-
-
-def _line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:160] if str(error) else type(error).__name__

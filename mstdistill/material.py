@@ -74,7 +74,9 @@ class Material:
     def maker(self) -> dict[str, Any]:
         """How the student is built again from its exported folder."""
         settings = self.student.settings
-        return {"backbone": settings.backbone, "options": settings.options, "hf": settings.hf}
+        # the folder holds trained weights: it needs no file to start from, which may be gone by then
+        options = {name: value for name, value in settings.options.items() if name != "imagenet"}
+        return {"backbone": settings.backbone, "options": options, "hf": settings.hf}
 
     def splits(self, screen: Screen) -> dict[str, Split]:
         """The instances; a user's own data are prepared on first use."""

@@ -73,6 +73,12 @@ def _why_not(error: pickle.UnpicklingError) -> str:
     return "is no file saved by torch, or a damaged one"
 
 
+def part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """A state dict's entries of a submodule, under the submodule's own names."""
+    prefix = f"{name}."
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
 def fit_state(module: nn.Module, state: Mapping[str, torch.Tensor], path: str, owner: str) -> None:
     """Load tensors that came from a file into a network; see `load_weights`."""
     own = module.state_dict()

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-# Two-sided 95 % points of Student's t for n - 1 degrees of freedom.
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+from mstdistill.suite.stats import spread
 
 
 def one_run(recipe: str, target: str, seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
@@ -38,9 +36,9 @@ def figures(summary: dict[str, Any]) -> dict[str, float]:
 
 def describe(values: list[float]) -> dict[str, float]:
     """Mean, standard deviation and half of the 95 % interval of the mean."""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    half = T95.get(len(values), 1.96) * spread / len(values) ** 0.5
-    return {"mean": statistics.mean(values), "sd": spread, "half95": half}
+    found = spread(values)
+    alone = found.count < 2  # one seed has no spread
+    return {"mean": found.mean, "sd": 0.0 if alone else found.deviation, "half95": 0.0 if alone else found.half}
 
 
 def compare(runs: list[dict[str, float]]) -> dict[str, Any]:

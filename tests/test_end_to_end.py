@@ -198,3 +198,21 @@ def test_released_decay_of_loss_weights() -> None:
     assert kd == [1.0, 0.5, 0.5, 0.25, 0.25, 0.125]
     late = [decayed(1.0, Decay(factor=0.5, every=30, first=False), e) for e in (0, 1, 30, 31)]
     assert late == [1.0, 1.0, 1.0, 0.5]
+
+
+def test_background_processes_are_started_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More epochs start no more of them, though every validation asks for its loader."""
+    from mstdistill.data import loader
+
+    started: list[int] = []
+
+    class Counted(loader.DataLoader):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started[-1] += 1
+
+    monkeypatch.setattr(loader, "DataLoader", Counted)
+    for epochs in (1, 3):
+        started.append(0)
+        run(tmp_path / str(epochs), data={"workers": 1}, distill={"epochs": epochs}, alone={"enabled": False})
+    assert started[0] == started[1] > 0

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from mstdistill.backbones.fusenet import tiled
 from mstdistill.backbones.registry import build
+from mstdistill.config import load
 from mstdistill.errors import ConfigError
+from mstdistill.material import Material
 from mstdistill.teachers.ensemble import Ensemble
 from mstdistill.teachers.tap import Teacher
 
@@ -187,3 +189,8 @@ def test_imagenet_files_that_do_not_fit(tmp_path: Path) -> None:
     refused(nn.Linear(1, 1), "could run code")
     with pytest.raises(ConfigError, match="can't be read"):
         build("FuseNet-RGBbranch", CLASSES, imagenet=str(tmp_path / "absent.pth"))
+
+
+def test_an_exported_student_needs_no_start(tmp_path: Path) -> None:
+    recipe = load("nyu-depth-v2", ["models.rgb.student.options={width: 8, imagenet: /gone/vgg16.pth}"])
+    assert Material(recipe).maker == {"backbone": "FuseNet-RGBbranch", "options": {"width": 8}, "hf": None}

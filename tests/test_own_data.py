@@ -145,7 +145,7 @@ def test_broken_pictures_and_sounds_are_named(tmp_path: Path) -> None:
     samples, rate = data.first("sound")
     assert rate == tiny_hub.RATE
     assert len(samples) == tiny_hub.RATE // 2
-    with pytest.raises(DataError, match="no readable wav file"):
+    with pytest.raises(DataError, match="sound of all/5: not a readable wav file"):
         data.rows.decoded(("all", 5), "sound")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import DataError
-from ..files import alone, saving, write_text
+from ..files import locked, saving, write_text
 from .reading import Item, Reading, Row, cores
 from .shards import ShardFacts, Statistics, finish_split, write_shard
 from .store import CARD
@@ -103,7 +104,7 @@ def build(
     """
     if not plan.items:
         raise DataError(f"{plan.task}: no instances found; look at the folder given as --source")
-    with alone(folder, lambda: screen.say(f"another process prepares {folder}; waiting for it")):
+    with locked(folder, lambda: screen.say(f"another process prepares {folder}; waiting for it")):
         return _build(folder, plan, screen, workers, max_broken)
 
 
@@ -119,10 +120,8 @@ def _build(folder: Path, plan: Plan, screen: Watcher, workers: int | None, max_b
         fresh = _Building(partial, plan, screen, max_broken).run(workers or cores())
         _seal(partial, plan, binding, max_broken)
         _log(folder, plan, fresh, time.monotonic() - started, workers or cores(), screen)
-    for leftover in ("binding.json", *(str(p.relative_to(partial)) for p in partial.glob("shards/*"))):
-        (partial / leftover).unlink(missing_ok=True)
-    if (partial / "shards").is_dir():
-        (partial / "shards").rmdir()
+    (partial / "binding.json").unlink(missing_ok=True)
+    shutil.rmtree(partial / "shards", ignore_errors=True)
     partial.rename(folder)
     return folder
 
@@ -276,7 +275,7 @@ class _Building:
         key, why = listed[0]
         raise DataError(
             f"{self.plan.task}: {broken} of {total} instances can't be read, more than --max-broken {self.max_broken}; "
-            f"the first: {key}: {why}; all are in {self.partial / 'broken.json'}"
+            f"the first: {key}: {why}; all are in {self.partial / BROKEN}"
         )
 
 

@@ -53,7 +53,7 @@ def prepare(
     """
     root = source_folder(TASK.name, source)
     files = _tables(root)
-    items, repeated = _tweets(files, root)
+    items, repeated = _tweets(files)
     plan = Plan(
         task=TASK.name,
         version=TASK.version,
@@ -89,7 +89,7 @@ def _tables(root: Path) -> dict[str, Path]:
     return found
 
 
-def _tweets(files: dict[str, Path], root: Path) -> tuple[list[Item], int]:
+def _tweets(files: dict[str, Path]) -> tuple[list[Item], int]:
     """One item a tweet id, in the order of the tables, and how many further rows of known ids were left out."""
     items: dict[str, Item] = {}
     rows = 0
@@ -105,7 +105,7 @@ def _tweets(files: dict[str, Path], root: Path) -> tuple[list[Item], int]:
                     raise DataError(f"{path}, line {number}: label {row['label']!r} is not one of the eight classes")
                 rows += 1
                 if row["tweet_id"] not in items:
-                    source = (row["tweet_text"] or "", root, row["image"])
+                    source = (row["tweet_text"] or "", row["image"])
                     items[row["tweet_id"]] = Item(row["tweet_id"], source, CLASSES.index(row["label"]), part)
     return list(items.values()), rows - len(items)
 
@@ -116,12 +116,12 @@ class ReadTweet:
 
     root: Path
 
-    def __call__(self, source: tuple[str, Path, str]) -> dict[str, Any]:
-        text, root, image = source
+    def __call__(self, source: tuple[str, str]) -> dict[str, Any]:
+        text, image = source
         words = normalise_tweet(text)
         if not words:
             raise DataError(f"empty text: {text[:60]!r}")
-        path = _inside(root, image)
+        path = _inside(self.root, image)
         picture = read_rgb(path).resize((SIDE, SIDE), 2)  # 2: bilinear
         return {"text": words, "image": normalised(np.asarray(picture)), SOURCES: checksums([path], self.root)}
 

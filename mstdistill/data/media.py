@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, first_line
+from .preprocess.audio import read_channels
+from .preprocess.video import read_sound
 
 
 def kind_of(feature: Any) -> str | None:
@@ -76,7 +78,7 @@ def decode_image(value: Any, where: str) -> Any:
             value = Image.open(io.BytesIO(_content(value, where)))
             value.load()
     except (OSError, ValueError, SyntaxError, TypeError) as error:
-        raise DataError(f"{where} is no readable picture ({_line(error)})") from None
+        raise DataError(f"{where} is no readable picture ({first_line(error)})") from None
     return value if value.mode == "L" else value.convert("L" if value.mode in ("1", "I;16", "I") else "RGB")
 
 
@@ -92,47 +94,14 @@ def decode_audio(value: Any, where: str) -> tuple[np.ndarray, int]:
         samples, rate = np.asarray(value["array"], dtype=np.float32), int(value["sampling_rate"])
     else:
         content = _content(value, where)
-        samples, rate = _wav(content) if content[:4] in (b"RIFF", b"RIFX", b"RF64") else _any_sound(content, where)
+        if content[:4] in (b"RIFF", b"RIFX", b"RF64"):
+            samples, rate = read_channels(io.BytesIO(content), where)
+        else:
+            samples, rate = read_sound(io.BytesIO(content), where=where)
     mono = samples.mean(axis=1) if samples.ndim == 2 else samples
     if mono.size == 0:
         raise DataError(f"{where} holds no sound")
     return mono.astype(np.float32), rate
-
-
-def _wav(content: bytes) -> tuple[np.ndarray, int]:
-    import warnings
-
-    from scipy.io import wavfile
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks of remarks
-            rate, samples = wavfile.read(io.BytesIO(content))
-    except (ValueError, EOFError) as error:
-        raise DataError(f"no readable wav file ({_line(error)})") from None
-    if np.issubdtype(samples.dtype, np.integer):
-        centre = 128 if samples.dtype == np.uint8 else 0
-        samples = (samples.astype(np.float32) - centre) / (np.iinfo(samples.dtype).max - centre + 1)
-    return samples, int(rate)
-
-
-def _any_sound(content: bytes, where: str) -> tuple[np.ndarray, int]:
-    try:
-        import av
-    except ImportError:
-        raise DataError(f"{where} is no wav file; other kinds need a package: pip install av") from None
-    blocks = []
-    try:
-        with av.open(io.BytesIO(content), "r") as container:
-            stream = container.streams.audio[0]
-            rate = int(stream.rate)
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
-            for frame in container.decode(stream):
-                blocks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
-            blocks += [part.to_ndarray()[0] for part in resampler.resample(None)]
-    except (av.FFmpegError, IndexError, ValueError) as error:
-        raise DataError(f"{where} is no readable sound ({_line(error)})") from None
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32), rate
 
 
 def _content(value: Any, where: str) -> bytes:
@@ -154,8 +123,4 @@ def _content(value: Any, where: str) -> bytes:
                 return bytes(file.read())
         return Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"{where}: {path} can't be read ({error.strerror or _line(error)})") from None
-
-
-def _line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise DataError(f"{where}: {path} can't be read ({error.strerror or first_line(error)})") from None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, DataError
-from .build import SOURCES, Column, Item, Plan, Watcher, build, sha256, source_folder
+from .build import Column, Item, Plan, Watcher, build, sha256, source_folder
 from .preprocess.image import resize
 from .task import Task
 
@@ -113,7 +113,6 @@ class ReadScene:
             "rgb": np.ascontiguousarray(small.transpose(2, 0, 1)),
             "depth": resize(np.ascontiguousarray(depth), self.size)[None],
             "label": resize(np.ascontiguousarray(label, dtype=np.uint8), self.size, nearest=True),
-            SOURCES: {},
         }
 
     def label(self, position: int) -> np.ndarray:

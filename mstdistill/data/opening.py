@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, first_line
 
 HUB = "hub:"
 # Larger repositories are prepared straight from the hub.
@@ -102,15 +102,11 @@ def _reading(location: str) -> Iterator[None]:
     except (DataError, ConfigError):
         raise
     except ImportError as error:
-        raise DataError(f"{location} needs a package: {_line(error)}") from None
+        raise DataError(f"{location} needs a package: {first_line(error)}") from None
     except Exception as error:  # `datasets`, its readers and the hub's client each have kinds of their own
         if location.startswith(HUB) and not isinstance(error, (ValueError, TypeError)):
             offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "")
-            why = "HF_HUB_OFFLINE is set and it isn't in the cache" if offline else _line(error)
+            why = "HF_HUB_OFFLINE is set and it isn't in the cache" if offline else first_line(error)
             raise DataError(f"{location} can't be had ({why}); download the repository and set data.dir to its folder, "
                             "or check its name") from None  # fmt: skip
-        raise DataError(f"{location} can't be read ({_line(error)})") from None
-
-
-def _line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise DataError(f"{location} can't be read ({first_line(error)})") from None

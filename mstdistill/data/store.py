@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError, nearest
+from ..errors import DataError, first_line, nearest
 from ..files import replace_folder, write_text
 from .batch import Scale
 
@@ -116,7 +116,7 @@ class PreparedSplit:
             data = datasets.load_from_disk(str(folder / split))
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
-                f"{folder}/{split} is missing or damaged ({_short(error)}); prepare the data again"
+                f"{folder}/{split} is missing or damaged ({first_line(error)}); prepare the data again"
             ) from None
         self.rows = len(data)
         if self.rows != int(card["splits"][split]["rows"]):
@@ -217,9 +217,5 @@ def read_card(folder: Path) -> dict[str, Any]:
         card = json.loads((folder / CARD).read_text())
         assert isinstance(card["splits"], dict)
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise DataError(f"{folder} holds damaged data ({_short(error)}); prepare them again") from None
+        raise DataError(f"{folder} holds damaged data ({first_line(error)}); prepare them again") from None
     return dict(card)
-
-
-def _short(error: BaseException) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__

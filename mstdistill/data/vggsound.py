@@ -196,7 +196,7 @@ class ReadClip:
         (path,) = source
         times = [(i + 0.5) / self.frames for i in range(SECONDS * self.frames)]
         pictures = np.stack([resize(frame, (SIDE, SIDE)) for frame in read_at(path, times)])
-        sound = torch.from_numpy(read_sound(path, 16000))
+        sound = torch.from_numpy(read_sound(path, 16000)[0])
         return {"pictures": pictures, "patches": vggish_patches(sound, SECONDS).numpy(),
                 SOURCES: checksums(source, self.root)}  # fmt: skip
 

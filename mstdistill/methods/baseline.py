@@ -113,7 +113,7 @@ class Baseline:
 
     def distillation(self, seen: Seen) -> Tensor:
         """The distillation loss of a micro-batch, averaged over the global batch."""
-        raise NotImplementedError
+        raise NotImplementedError("a method says what its distillation loss is, or its whole objective")
 
     def objective(self, seen: Seen) -> dict[str, Tensor]:
         """`loss`, which is minimised, and its parts."""

@@ -28,12 +28,7 @@ class Alone:
         return {"loss": losses.task(call(module, batch.inputs, self.view), batch, self.experiment.task.ignore_index)}
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
-        result = self.experiment.evaluate(self.module, self.view, "validation")
-        return {
-            "validation/loss": result.loss,
-            "validation/accuracy": result.metrics.accuracy,
-            "selection": result.loss,
-        }
+        return self.experiment.validation(self.module, self.view)
 
 
 def run(experiment: Experiment, student: nn.Module) -> nn.Module:

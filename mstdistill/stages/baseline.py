@@ -16,6 +16,7 @@ from ..experiment import Experiment
 from ..methods.baseline import Baseline, Seen
 from ..teachers.feature import read
 from ..teachers.tap import Teacher
+from ..weights import part
 
 NAME = "distill"
 
@@ -74,12 +75,7 @@ class Distillation:
         return self.method.objective(Seen(batch, epoch, student, logits, found))
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
-        result = self.experiment.evaluate(self.module.student, (self.experiment.target,), "validation")
-        return {
-            "validation/loss": result.loss,
-            "validation/accuracy": result.metrics.accuracy,
-            "selection": result.loss,
-        }
+        return self.experiment.validation(self.module.student, (self.experiment.target,))
 
 
 def run(experiment: Experiment, method: Baseline) -> list[dict[str, Any]]:
@@ -102,9 +98,3 @@ def run(experiment: Experiment, method: Baseline) -> list[dict[str, Any]]:
     if method.teacher_learns:
         method.teachers[0].module.load_state_dict(part(found.state, "teacher"))
     return found.history
-
-
-def part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The entries of a submodule."""
-    prefix = f"{name}."
-    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

@@ -21,6 +21,7 @@ from ..experiment import Experiment
 from ..routing import DenseRouter, Router, RoutingRule
 from ..teachers.ensemble import Ensemble
 from ..teachers.tap import call
+from ..weights import part
 from .constant_logits import LogitSource, constant_logits
 
 NAME = "distill"
@@ -125,13 +126,7 @@ class Distill:
         return {"loss": loss, **parts}
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
-        experiment = self.experiment
-        result = experiment.evaluate(self.module.student, (experiment.target,), "validation")
-        return {
-            "validation/loss": result.loss,
-            "validation/accuracy": result.metrics.accuracy,
-            "selection": result.loss,
-        }
+        return self.experiment.validation(self.module.student, (self.experiment.target,))
 
 
 def run(experiment: Experiment, ensemble: Ensemble) -> list[dict[str, Any]]:
@@ -147,7 +142,5 @@ def run(experiment: Experiment, ensemble: Ensemble) -> list[dict[str, Any]]:
         experiment.screen.say(f"teacher logits {stage.teachers.about}")
         loader = experiment.loader("train", stage.modalities, settings, shuffle=True)
         found = experiment.train(stage, loader, settings, {"teacher_logits": stage.teachers.about})
-    prefix = "student."
-    student = {key[len(prefix) :]: value for key, value in found.state.items() if key.startswith(prefix)}
-    experiment.student.load_state_dict(student)
+    experiment.student.load_state_dict(part(found.state, "student"))
     return found.history

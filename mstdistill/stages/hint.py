@@ -20,6 +20,7 @@ from ..data.batch import Batch
 from ..experiment import Experiment
 from ..teachers.feature import Feature, read
 from ..teachers.tap import Teacher
+from ..weights import part
 from .knowledge import Knowledge
 
 NAME = "hint"
@@ -126,7 +127,4 @@ def run(
         experiment.screen.say(f"hints {stage.knowledge['train'].about}")
         loader = experiment.loader("train", stage.modalities("train"), settings, shuffle=True)
         found = experiment.train(stage, loader, settings)
-    prefix = "student."
-    experiment.student.load_state_dict(
-        {key[len(prefix) :]: value for key, value in found.state.items() if key.startswith(prefix)}
-    )
+    experiment.student.load_state_dict(part(found.state, "student"))

@@ -17,6 +17,7 @@ from ..config import OptimSettings
 from ..data.batch import Batch
 from ..experiment import Experiment
 from ..teachers.tap import Teacher, call, freeze
+from ..weights import part
 
 NAME = "joint"
 
@@ -80,6 +81,5 @@ def run(experiment: Experiment, teacher: Teacher, settings: OptimSettings) -> No
         loader = experiment.loader("train", sorted({experiment.target, *teacher.modalities}), settings, shuffle=True)
         found = experiment.train(stage, loader, settings)
     for name, module in (("teacher", teacher.module), ("student", experiment.student)):
-        prefix = f"{name}."
-        module.load_state_dict({k[len(prefix) :]: x for k, x in found.state.items() if k.startswith(prefix)})
+        module.load_state_dict(part(found.state, name))
     freeze(teacher.module)

@@ -31,12 +31,7 @@ class TeacherAlone:
         return {"loss": losses.task(logits, batch, self.experiment.task.ignore_index)}
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
-        result = self.experiment.evaluate(self.module, self.teacher.modalities, "validation")
-        return {
-            "validation/loss": result.loss,
-            "validation/accuracy": result.metrics.accuracy,
-            "selection": result.loss,
-        }
+        return self.experiment.validation(self.module, self.teacher.modalities)
 
 
 def stage_name(teacher: Teacher) -> str:

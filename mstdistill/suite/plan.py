@@ -57,6 +57,7 @@ class Cell:
 
     Attributes:
         key: hash of the resolved recipe, the code and the data: equal cells are run once.
+        data: hash of its instances.
     """
 
     task: str
@@ -65,6 +66,7 @@ class Cell:
     seed: int
     key: str
     recipe: Recipe = field(compare=False)
+    data: str = field(compare=False)
 
     @property
     def title(self) -> str:
@@ -172,7 +174,7 @@ def _cell(
     if source not in data:
         data[source] = data_fingerprint(recipe)
     key = digest([recipe.binding(), code, data[source]])
-    return Cell(recipe.task, target, method.name, seed, key, recipe)
+    return Cell(recipe.task, target, method.name, seed, key, recipe, data[source])
 
 
 def digest(content: Any) -> str:

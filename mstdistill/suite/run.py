@@ -21,7 +21,7 @@ from ..engine.progress import Screen
 from ..errors import MstdistillError
 from ..files import write_text
 from .claims import take
-from .plan import Cell, Grid, code_version, data_fingerprint
+from .plan import Cell, Grid, code_version
 from .sharing import borrow, lend, seconds_of, shareable
 
 POLL_SECONDS = 1.0
@@ -36,7 +36,7 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     from ..pipeline import train
 
     run = folder / "cells" / cell.key / "run"
-    keys = shareable(cell.recipe, code_version(), data_fingerprint(cell.recipe))
+    keys = shareable(cell.recipe, code_version(), cell.data)
     started = time.monotonic()
     borrowed = borrow(folder, run, keys)
     recipe = cell.recipe.model_copy(update={"run": cell.recipe.run.model_copy(update={"trackers": []})})

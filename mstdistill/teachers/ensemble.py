@@ -99,6 +99,8 @@ class Ensemble(nn.Module):
         if self.shared[number]:
             try:
                 return self._together(number, members, inputs)
+            except torch.OutOfMemoryError:  # a RuntimeError too, and no sign of mixed rows
+                raise
             except _MIXED:  # the first batch needed no attention mask, this one does
                 self.shared[number] = False
         return self._separately(number, members, inputs)

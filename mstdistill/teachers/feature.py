@@ -116,7 +116,7 @@ def shapes(
 
 def channel_axis(module: nn.Module, feature: Feature, x: Tensor) -> int:
     """Where a feature's channels are: tokens [B, S, d] have them last, everything else behind the batch."""
-    tokens = x.dim() == 3 and not isinstance(dict(module.named_modules())[feature.layer], nn.Conv1d)
+    tokens = x.dim() == 3 and not isinstance(module.get_submodule(feature.layer), nn.Conv1d)
     return 2 if tokens else 1
 
 

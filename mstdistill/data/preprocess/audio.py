@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import DataError
+from ...errors import DataError, first_line
 
 
 @lru_cache(maxsize=8)
@@ -50,20 +51,26 @@ def read_wav(path: Path) -> tuple[np.ndarray, int]:
     return samples if samples.ndim == 1 else np.ascontiguousarray(samples[:, 0]), rate
 
 
-def read_channels(path: Path) -> tuple[np.ndarray, int]:
-    """Samples [n] or [n, channels] float32 in [-1, 1] and the sample rate; see `read_wav`."""
+def read_channels(source: Path | BytesIO, where: str | None = None) -> tuple[np.ndarray, int]:
+    """Samples [n] or [n, channels] float32 in [-1, 1] and the sample rate; see `read_wav`.
+
+    Args:
+        where: how messages call a source that is no file.
+    """
     import warnings
 
     from scipy.io import wavfile
 
+    name = where or str(source)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", wavfile.WavFileWarning)
-            rate, samples = wavfile.read(path)
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks of remarks
+            warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
+            rate, samples = wavfile.read(source)
     except (OSError, ValueError, wavfile.WavFileWarning, EOFError) as error:
-        raise DataError(f"{path}: not a readable wav file ({error}); fetch it again") from None
+        raise DataError(f"{name}: not a readable wav file ({first_line(error)}); fetch it again") from None
     if samples.size == 0:
-        raise DataError(f"{path}: holds no sound; fetch it again")
+        raise DataError(f"{name}: holds no sound; fetch it again")
     if np.issubdtype(samples.dtype, np.integer):
         info = np.iinfo(samples.dtype)
         centre = 128 if samples.dtype == np.uint8 else 0

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import ConfigError
+from ...errors import ConfigError, first_line
 
 
 def load_encoder(name: str, option: str) -> nn.Module:
@@ -30,10 +30,10 @@ def load_encoder(name: str, option: str) -> nn.Module:
     try:
         model: nn.Module = AutoModel.from_pretrained(name)
     except ImportError as error:
-        raise ConfigError(f"{option} {name}: {_line(error)}; pip install 'mstdistill[prepare]'") from None
+        raise ConfigError(f"{option} {name}: {first_line(error)}; pip install 'mstdistill[prepare]'") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"{option} {name}: can't be loaded ({_line(error)}); without a network, download that model's folder "
+            f"{option} {name}: can't be loaded ({first_line(error)}); without a network, download that model's folder "
             f"(config.json and weights) and give its path with {option}"
         ) from None
     return model.requires_grad_(False).eval().to(device())
@@ -46,8 +46,10 @@ def load_tokenizer(name: str, option: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ConfigError(f"{option} {name}: its tokenizer can't be loaded ({_line(error)}); put the tokenizer's files "
-                          "into the same folder") from None  # fmt: skip
+        raise ConfigError(
+            f"{option} {name}: its tokenizer can't be loaded ({first_line(error)}); put the tokenizer's files into the "
+            "same folder"
+        ) from None
 
 
 def device() -> torch.device:
@@ -146,7 +148,3 @@ def load_vggish(path: str) -> VGGish:
     model = VGGish(widths, hidden)
     fit_state(model, state, path, owner)
     return model.requires_grad_(False).eval().to(device())
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError, DataError, first_line
 
 
 def evenly_spaced(count: int, length: int, begin: int = 0) -> list[int]:
@@ -45,8 +46,8 @@ def count_frames(path: Path) -> int:
     Raises:
         DataError: missing, truncated or no video.
     """
-    with _opened(path) as container:
-        return sum(1 for packet in _guarded(path, container.demux(container.streams.video[0])) if packet.size)
+    with _opened(path, str(path)) as container:
+        return sum(1 for packet in _guarded(str(path), container.demux(container.streams.video[0])) if packet.size)
 
 
 def read_at(path: Path, seconds: Sequence[float]) -> list[np.ndarray]:
@@ -69,56 +70,61 @@ def read_at(path: Path, seconds: Sequence[float]) -> list[np.ndarray]:
     return frames + ([last.to_ndarray(format="rgb24")] * rest if rest else [])
 
 
-def read_sound(path: Path, rate: int) -> np.ndarray:
-    """A media file's first sound track, mono float32 [n] in [-1, 1] at `rate`.
+def read_sound(
+    source: Path | BytesIO, rate: int | None = None, where: str | None = None
+) -> tuple[np.ndarray, int]:  # fmt: skip
+    """A media file's first sound track, mono float32 [n] in [-1, 1], and its rate.
+
+    Args:
+        rate: to have it at; None: as it is.
+        where: how messages call a source that is no file.
 
     Raises:
         DataError: unreadable, or without sound.
     """
-    import av
-
+    name = where or str(source)
     blocks = []
-    with _opened(path) as container:
+    with _opened(source, name) as container:
+        import av
+
         if not container.streams.audio:
-            raise DataError(f"{path}: has no sound track")
+            raise DataError(f"{name}: has no sound track")
+        stream = container.streams.audio[0]
+        rate = rate or int(stream.rate)
         resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
-        for frame in _guarded(path, container.decode(container.streams.audio[0])):
+        for frame in _guarded(name, container.decode(stream)):
             blocks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
         blocks += [part.to_ndarray()[0] for part in resampler.resample(None)]
     if not blocks:
-        raise DataError(f"{path}: has no sound")
-    return np.concatenate(blocks).astype(np.float32)
+        raise DataError(f"{name}: has no sound")
+    return np.concatenate(blocks).astype(np.float32), rate
 
 
-def _opened(path: Path) -> Any:
+def _opened(source: Path | BytesIO, name: str) -> Any:
     try:
         import av
     except ImportError:
-        raise ConfigError("reading video needs PyAV: pip install 'mstdistill[prepare]'") from None
+        raise ConfigError("video, and sound other than wav, need PyAV: pip install 'mstdistill[prepare]'") from None
     try:
-        return av.open(str(path))
+        return av.open(str(source) if isinstance(source, Path) else source)
     except (av.error.FFmpegError, OSError) as error:
-        raise DataError(f"{path}: not a readable video ({_line(error)}); fetch it again") from None
+        raise DataError(f"{name}: not a readable video ({first_line(error)}); fetch it again") from None
 
 
 def _decoded(path: Path) -> Iterator[Any]:
-    with _opened(path) as container:
+    with _opened(path, str(path)) as container:
         if not container.streams.video:
             raise DataError(f"{path}: has no video track")
         stream = container.streams.video[0]
         stream.thread_count = 1  # the cores are shared out over files already
-        yield from _guarded(path, container.decode(stream))
+        yield from _guarded(str(path), container.decode(stream))
 
 
-def _guarded(path: Path, packets: Iterator[Any]) -> Iterator[Any]:
+def _guarded(name: str, packets: Iterator[Any]) -> Iterator[Any]:
     """Passes on what FFmpeg gives; its errors become one line."""
     import av
 
     try:
         yield from packets
     except (av.error.FFmpegError, OSError) as error:
-        raise DataError(f"{path}: damaged ({_line(error)}); fetch it again") from None
-
-
-def _line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise DataError(f"{name}: damaged ({first_line(error)}); fetch it again") from None
