@@ -167,6 +167,8 @@ class CotrainSettings(OptimSettings):
 class SpecialiseSettings(OptimSettings):
     """Stage 2."""
 
+    task: float = Field(0.0, ge=0, description="weight of the labels beside the student's agreement")
+
 
 class DistillSettings(OptimSettings):
     """Stage 3."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from . import ranks
 from .data.batch import Batch
 from .data.loader import Loader
-from .metrics import Metrics, confusion, metrics_of
+from .metrics import Metrics, accuracy_of, confusion, metrics_of
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,23 @@ class Evaluation:
 
     Attributes:
         loss: cross entropy, averaged as asked.
-        metrics: see `mstdistill.metrics`.
         matrix: confusion matrix [C, C].
+        ignore_index: the label that doesn't count.
     """
 
     loss: float
-    metrics: Metrics
     matrix: Tensor
+    ignore_index: int | None = None
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """All of `mstdistill.metrics`, when asked for: they take longer than a small validation."""
+        return metrics_of(self.matrix, self.ignore_index)
+
+    @property
+    def accuracy(self) -> float:
+        """Overall accuracy, the one figure that every epoch wants."""
+        return accuracy_of(self.matrix, self.ignore_index)
 
     def as_dict(self) -> dict[str, float]:
         """Loss and scalar metrics by name."""
@@ -71,7 +82,7 @@ def evaluate(
         loss = (sums[:, 0] / sums[:, 1].clamp(min=1)).mean()
     else:
         loss = sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1)
-    return Evaluation(float(loss), metrics_of(matrix, ignore), matrix)
+    return Evaluation(float(loss), matrix, ignore)
 
 
 def _loss_and_count(logits: Tensor, batch: Batch, ignore: int | None) -> Tensor:

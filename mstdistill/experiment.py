@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Experiment:
         self.student, self.teachers, self.target = student, list(teachers), target or recipe.target
         self.folder, self.trainer = folder, trainer
         self.accelerator, self.screen = trainer.accelerator, trainer.screen
+        self.finished: Callable[[str], None] | None = None  # told of each stage whose result was just written
         self._resident: dict[tuple[str, ...], ResidentSplit] = {}
         self._loaders: dict[tuple[object, ...], Loader] = {}
         self._learns = {name for name, p in student.named_parameters() if p.requires_grad}
@@ -229,7 +230,7 @@ class Experiment:
     def validation(self, module: nn.Module, view: Sequence[str]) -> dict[str, float]:
         """A network's figures for an epoch's record; the epoch with the lowest loss is the one to keep."""
         result = self.evaluate(module, view, "validation")
-        return {"validation/loss": result.loss, "validation/accuracy": result.metrics.accuracy,
+        return {"validation/loss": result.loss, "validation/accuracy": result.accuracy,
                 "selection": result.loss}  # fmt: skip
 
     def evaluate(self, module: nn.Module, view: Sequence[str], split: str) -> Evaluation:
@@ -287,6 +288,8 @@ class Experiment:
             facts = {**(facts or {}), "seconds": round(time.monotonic() - started, 3), "best_epoch": fit.best_epoch}
             write_text(folder / "result.json", json.dumps(
                 {"fingerprint": self.fingerprint, **facts, "history": fit.history}, indent=1))  # fmt: skip
+            if self.finished is not None:
+                self.finished(stage.name)
         ranks.wait()
         checkpoints.clear()
         return fit
@@ -315,11 +318,11 @@ class Experiment:
             scores[teacher.name] = result
             self.screen.say(
                 f"teacher {teacher.name} ({', '.join(map(modality_of, teacher.modalities))}): validation accuracy "
-                f"{result.metrics.accuracy:.3f}, loss {result.loss:.3f}"
+                f"{result.accuracy:.3f}, loss {result.loss:.3f}"
             )
-            if result.metrics.accuracy < 1.5 * chance or result.loss > 0.95 * math.log(self.task.num_classes):
+            if result.accuracy < 1.5 * chance or result.loss > 0.95 * math.log(self.task.num_classes):
                 self.screen.say(
-                    f"warning: teacher {teacher.name} is near chance (accuracy {result.metrics.accuracy:.3f}, chance "
+                    f"warning: teacher {teacher.name} is near chance (accuracy {result.accuracy:.3f}, chance "
                     f"{chance:.3f}): it has nothing to teach yet; raise cotrain.epochs (now "
                     f"{self.recipe.cotrain.epochs}) or cotrain.lr, or give ready weights with its `weights`"
                 )

@@ -41,6 +41,15 @@ def task(logits: Tensor, batch: Batch, ignore_index: int | None = None) -> Tenso
     return (losses * task_scale(batch, losses.dtype, logits.dim() > 2, ignore_index)).sum()
 
 
+def task_rows(logits: Tensor, label: Tensor, ignore_index: int | None = None) -> Tensor:
+    """[B] cross entropies of logits [B, C, ...]; dense: an instance's mean over its labelled pixels, 0 without any."""
+    ignore = -100 if ignore_index is None else ignore_index
+    losses = F.cross_entropy(logits, label, ignore_index=ignore, reduction="none")
+    if losses.dim() == 1:
+        return losses
+    return losses.flatten(1).sum(dim=1) / (label != ignore).flatten(1).sum(dim=1).clamp(min=1)
+
+
 def balance(routing: Routing, batch: Batch, mode: str) -> Tensor:
     """Load balance of the global batch: the ranks' sums of probabilities are reduced first (method, L_lb).
 

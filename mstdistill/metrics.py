@@ -103,6 +103,13 @@ def metrics_of(matrix: Tensor, ignore_index: int | None = None) -> Metrics:
     )
 
 
+def accuracy_of(matrix: Tensor, ignore_index: int | None = None) -> float:
+    """Overall accuracy alone, as `metrics_of` has it; nan without a label."""
+    kept = [c for c in range(len(matrix)) if c != ignore_index]
+    counts = matrix[kept][:, kept]
+    return float(counts.diagonal().sum() / counts.sum())
+
+
 def _cells(counts: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A matrix as weighted (true, predicted) pairs, which scikit-learn reads."""
     rows, columns = np.nonzero(counts)

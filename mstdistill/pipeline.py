@@ -58,8 +58,12 @@ def train(
     screen: Screen | None = None,
     observe: Observer | None = None,
     fresh: bool = False,
+    finished: Callable[[str], None] | None = None,
 ) -> Result:
     """Run a recipe in a folder; continues what an earlier call left there, or with `fresh` deletes it first.
+
+    Args:
+        finished: told the name of each stage whose result was just written.
 
     Raises:
         MstdistillError: anything the user can mend, in one line.
@@ -73,7 +77,7 @@ def train(
     student, teachers = material.networks(screen)
     splits = material.splits(screen)
     return _run(recipe, material.task, splits, student, teachers, folder, accelerator, screen, observe,
-                material.maker, material.target)  # fmt: skip
+                material.maker, material.target, finished)  # fmt: skip
 
 
 def distill(
@@ -154,13 +158,14 @@ def _clear(folder: Path) -> None:
 def _run(
     recipe: Recipe, task: Task, splits: Mapping[str, Split], student: nn.Module, teachers: Sequence[Teacher],
     folder: Path, accelerator: Any, screen: Screen, observe: Observer | None, maker: Mapping[str, Any] | None,
-    target: str | None = None,
+    target: str | None = None, finished: Callable[[str], None] | None = None,
 ) -> Result:  # fmt: skip
     started = time.monotonic()
     trainer = Trainer(accelerator, recipe.run, recipe.seed, screen, observe)
     # the comparison starts from the very weights that the student starts from
     twin = copy.deepcopy(student) if recipe.alone.enabled else None
     experiment = Experiment(recipe, task, splits, student, teachers, folder, trainer, target)
+    experiment.finished = finished
     if ranks.rank() == 0:
         write_text(folder / "config.yaml", dump(recipe))
     ranks.wait()

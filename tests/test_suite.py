@@ -24,7 +24,7 @@ from mstdistill.errors import ConfigError
 from mstdistill.suite import claims
 from mstdistill.suite.plan import Cell, Grid, load_suite, plan, records
 from mstdistill.suite.run import Worker, run_suite
-from mstdistill.suite.sharing import borrow, lend, shareable
+from mstdistill.suite.sharing import Busy, borrow, lend, shareable, sharing
 from mstdistill.suite.stats import Comparison, holm, paired, ranks, spread
 from mstdistill.suite.tables import judge, latex, markdown, save
 
@@ -245,9 +245,12 @@ def test_a_suite_from_the_command_line(tmp_path: Path, command: Command) -> None
 def test_stages_are_shared_by_what_they_depend_on(grid: Grid, tmp_path: Path) -> None:
     kd, average, mst, top = (cell.recipe for cell in grid.cells[:4])
     keys = [shareable(recipe, "code", "data") for recipe in (kd, average, mst, top)]
-    assert keys[0] == keys[1]
+    assert keys[0]["teacher-both"] == keys[1]["teacher-both"]
     assert keys[2]["cotrain"] == keys[3]["cotrain"]
     assert "cotrain" not in keys[0]
+    assert set(keys[0]) == {"teacher-both"}
+    assert set(keys[1]) == {"teacher-both", "teacher-audio"}
+    assert shareable(kd.model_copy(update={"method": "alone"}), "code", "data") == {}
     longer = kd.model_copy(update={"baseline": kd.baseline.model_copy(update={"teacher_epochs": 9})})
     assert shareable(longer, "code", "data")["teacher-both"] != keys[0]["teacher-both"]
     assert shareable(kd, "code", "other")["teacher-both"] != keys[0]["teacher-both"]
@@ -259,6 +262,45 @@ def test_stages_are_shared_by_what_they_depend_on(grid: Grid, tmp_path: Path) ->
     assert borrow(tmp_path, other, keys[1]) == ["teacher-both"]
     assert (other / "teacher-both" / "result.safetensors").read_bytes() == b"weights"
     assert borrow(tmp_path, other, keys[1]) == []
+
+
+def test_a_shared_stage_is_run_by_one_worker_at_a_time(tmp_path: Path) -> None:
+    keys = {"teacher-both": "abc"}
+
+    def finish(run: Path) -> None:
+        (run / "teacher-both").mkdir(parents=True)
+        (run / "teacher-both" / "result.safetensors").write_bytes(b"weights")
+        (run / "teacher-both" / "result.json").write_text("{}")
+
+    with sharing(tmp_path, tmp_path / "first", keys) as first:
+        with pytest.raises(Busy), sharing(tmp_path, tmp_path / "second", keys):
+            raise AssertionError("two workers train one teacher")
+        finish(tmp_path / "first")
+        first.finished("teacher-both")
+        with sharing(tmp_path, tmp_path / "second", keys) as second:  # the first cell isn't over yet
+            assert second.borrowed == ["teacher-both"]
+    with pytest.raises(KeyError), sharing(tmp_path, tmp_path / "third", {"cotrain": "def"}):
+        raise KeyError  # a cell that fails gives its stages up
+    with sharing(tmp_path, tmp_path / "fourth", {"cotrain": "def"}) as fourth:
+        assert fourth.borrowed == []
+    assert not list((tmp_path / "stages").glob("*.claim"))
+
+
+def test_a_cell_whose_stage_is_being_run_elsewhere_waits(grid: Grid, tmp_path: Path) -> None:
+    free, ran = [False], []
+
+    def run(cell: Cell, folder: Path) -> dict[str, Any]:
+        if cell.method == "average" and not free[0]:
+            free[0] = len(ran) == len(grid.cells) - 2
+            raise Busy("teacher-both")
+        ran.append(cell.method)
+        return record(0.5)
+
+    said: list[str] = []
+    Worker(grid, tmp_path, run, said.append).work()
+    assert ran[-2:] == ["average", "average"]
+    assert len(ran) == len(grid.cells)
+    assert not list(tmp_path.rglob("attempts.json"))
 
 
 def test_intervals_and_tests_are_scipys() -> None:

@@ -22,6 +22,8 @@ from ..files import replace_folder, write_text
 from .batch import Scale
 
 CARD = "card.json"
+# A column up to this many bytes is held in one piece: picking rows across pieces would cost more than a small batch.
+SMALL_COLUMN = 2**25
 
 
 def write(
@@ -166,7 +168,7 @@ def _scale(kind: Mapping[str, Any]) -> Scale | None:
 
 
 class _Column:
-    """Rows of an Arrow column as tensors of a shape, without copying the column.
+    """Rows of an Arrow column as tensors of a shape, without copying a large column.
 
     Args:
         kind: of the card, for its shape.
@@ -184,6 +186,8 @@ class _Column:
                     f"{owner}: a column doesn't have the shape {list(self.shape)} of its card; prepare it again"
                 )
             self.parts.append(_borrowed(array.reshape(len(chunk), *self.shape)))
+        if len(self.parts) > 1 and sum(part.nbytes for part in self.parts) <= SMALL_COLUMN:
+            self.parts = [torch.cat(self.parts)]
         self.starts = np.cumsum([0] + [len(part) for part in self.parts])
 
     def take(self, rows: Tensor) -> Tensor:

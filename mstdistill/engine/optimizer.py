@@ -21,9 +21,9 @@ def learning_rate(settings: OptimSettings, step: int, total: int) -> float:
 
 
 def build_optimizer(settings: OptimSettings, module: nn.Module, recorded: bool = False) -> torch.optim.Optimizer:
-    """The stage's optimiser over the parameters that learn; on a GPU in one launch, fit for a graph if `recorded`."""
+    """The stage's optimiser over the parameters that learn, in one pass; fit for a graph if `recorded`."""
     parameters = [p for p in module.parameters() if p.requires_grad]
-    fused = bool(parameters) and all(p.is_cuda for p in parameters)
+    fused = bool(parameters) and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, settings.lr, momentum=0.9, weight_decay=settings.weight_decay, fused=fused)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]

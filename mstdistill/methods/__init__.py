@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, nearest
 from . import mst
+
+if TYPE_CHECKING:
+    from .baseline import Baseline
 
 BASELINES = ("alone", "average", "c2kd", "crd", "dist", "dkd", "fitnets", "kd", "mgdfr", "mlld", "ofa", "rkd")
 
@@ -22,6 +25,15 @@ def _when_called(name: str) -> Callable[..., Any]:
 
 
 METHODS: dict[str, Callable[..., Any]] = {"mst": mst.run, **{name: _when_called(name) for name in BASELINES}}
+
+
+def find_baseline(name: str) -> type[Baseline] | None:
+    """The class of a method of the comparison; None for mst."""
+    if name not in BASELINES:
+        return None
+    content = vars(import_module(f".{name}", __name__)).values()
+    found: type[Baseline] = next(x for x in content if isinstance(x, type) and getattr(x, "name", None) == name)
+    return found
 
 
 def find_method(name: str) -> Callable[..., Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..errors import ConfigError, nearest
 from ..experiment import Experiment
 from ..stages import baseline, teacher
@@ -32,20 +34,30 @@ def compare(experiment: Experiment, method: type[Baseline]) -> Outcome:
 
 
 def _teachers(experiment: Experiment, method: type[Baseline]) -> list[Teacher]:
-    """Those that teach: none, all, or the one that the settings ask for."""
+    kinds = {teacher.name: teacher.kind(experiment.target) for teacher in experiment.teachers}
+    wanted = chosen_teachers(method, experiment.recipe.baseline.teacher, kinds)
+    return [teacher for teacher in experiment.teachers if teacher.name in wanted]
+
+
+def chosen_teachers(method: type[Baseline], wanted: str, kinds: Mapping[str, str]) -> list[str]:
+    """Names of those that teach: none, all, or the one that the settings ask for.
+
+    Args:
+        wanted: `baseline.teacher`: a kind or a name.
+        kinds: of every teacher: "multimodal" or "crossmodal".
+
+    Raises:
+        ConfigError: no such teacher, or several of that kind.
+    """
     if method.taught_by == "nobody":
         return []
     if method.taught_by == "all":
-        return experiment.teachers
-    wanted, known = experiment.recipe.baseline.teacher, experiment.teachers
-    found = [one for one in known if one.name == wanted] or [
-        one for one in known if one.kind(experiment.target) == wanted
-    ]
-    names = [one.name for one in known]
+        return list(kinds)
+    found = [wanted] if wanted in kinds else [name for name, kind in kinds.items() if kind == wanted]
     if len(found) > 1:
-        raise ConfigError(f"baseline.teacher={wanted}: {', '.join(one.name for one in found)} are; give a name")
+        raise ConfigError(f"baseline.teacher={wanted}: {', '.join(found)} are; give a name")
     if not found and wanted in KINDS:
-        raise ConfigError(f"baseline.teacher={wanted}: the recipe has no such teacher; known: {', '.join(names)}")
+        raise ConfigError(f"baseline.teacher={wanted}: the recipe has no such teacher; known: {', '.join(kinds)}")
     if not found:
-        raise ConfigError(f"baseline.teacher={wanted!r} is unknown; {nearest(wanted, [*KINDS, *names])}")
+        raise ConfigError(f"baseline.teacher={wanted!r} is unknown; {nearest(wanted, [*KINDS, *kinds])}")
     return found

@@ -47,8 +47,12 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Smooth-L1 of the cosines of all angles [B, B, B] (paper, equation 7)."""
 
     def cosines(e: Tensor) -> Tensor:
-        sides = F.normalize(e.unsqueeze(0) - e.unsqueeze(1), dim=2)
-        return sides @ sides.transpose(1, 2)
+        sides = e.unsqueeze(0) - e.unsqueeze(1)
+        inner = sides @ sides.transpose(1, 2)
+        # lengths from the products' diagonal: no pass over [B, B, d] more; an instance has no angle with itself
+        squares = inner.diagonal(dim1=1, dim2=2)
+        scale = torch.where(squares > 0, squares, 1.0).rsqrt()
+        return inner * scale.unsqueeze(2) * scale.unsqueeze(1)
 
     return F.smooth_l1_loss(cosines(student), cosines(teacher))
 

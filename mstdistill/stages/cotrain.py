@@ -83,7 +83,7 @@ class Cotrain:
             if every or name == "student":
                 result = self.experiment.evaluate(member, view, "validation")
                 record[f"validation/{name}/loss"] = result.loss
-                record[f"validation/{name}/accuracy"] = result.metrics.accuracy
+                record[f"validation/{name}/accuracy"] = result.accuracy
                 found.append(result.loss)
         record["validation/accuracy"] = record["validation/student/accuracy"]
         if every:

@@ -67,7 +67,7 @@ class Joint:
         return {
             "validation/teacher/loss": teacher.loss,
             "validation/student/loss": student.loss,
-            "validation/accuracy": student.metrics.accuracy,
+            "validation/accuracy": student.accuracy,
             "selection": teacher.loss + student.loss,
         }
 

@@ -1,6 +1,6 @@
 """Stage 2: each mask learns alone to make its frozen teacher understood by the frozen student (paper, section 3.3).
 
-    loss_m = KD( z_teacher_with_mask_m <- detach(z_student) )
+    loss_m = KD( z_teacher_with_mask_m <- detach(z_student) )  (+ specialise.task * CE( z_teacher_with_mask_m, y ))
 
 Masks share no parameter, so one optimiser over the sum of their losses steps each as its own Adam would.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import ranks
+from .. import losses, ranks
 from ..config import CacheSettings
 from ..data.batch import Batch
 from ..experiment import Experiment
@@ -55,24 +55,28 @@ class Specialise:
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         reference = self.student["train"].gather(batch)[:, 0].detach()
         logits = module(batch.inputs)
-        temperature = self.experiment.recipe.temperature
-        parts = {
-            self.ensemble.names[i]: batch.mean(kd_rows(logits[:, i], reference.to(logits.dtype), temperature))
-            for i in self.members
-        }
+        parts = {self.ensemble.names[i]: batch.mean(self._rows(logits[:, i], reference, batch)) for i in self.members}
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
+    def _rows(self, masked: Tensor, student: Tensor, batch: Batch) -> Tensor:
+        """[B] losses of one masked teacher's logits."""
+        rows = kd_rows(masked, student.to(masked.dtype), self.experiment.recipe.temperature)
+        weight = self.experiment.recipe.specialise.task
+        if weight:
+            rows = rows + weight * losses.task_rows(masked, batch.label, self.experiment.task.ignore_index)
+        return rows
+
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
-        """Each mask's KD; the selection is the mean over the multimodal plus the mean over the cross-modal ones."""
+        """Each mask's loss; the selection is the mean over the multimodal plus the mean over the cross-modal ones."""
         experiment = self.experiment
-        temperature, device = experiment.recipe.temperature, experiment.accelerator.device
+        device = experiment.accelerator.device
         rows = []
         for batch in experiment.loader("validation", self.modalities("validation")).epoch():
             batch = batch.to(device)
             with experiment.accelerator.autocast():
                 logits = self.ensemble(batch.inputs)
             reference = self.student["validation"].gather(batch)[:, 0].to(logits.dtype)
-            values = [(kd_rows(logits[:, i], reference, temperature) * batch.weight.to(logits.dtype)).sum()
+            values = [(self._rows(logits[:, i], reference, batch) * batch.weight.to(logits.dtype)).sum()
                       for i in self.members]  # fmt: skip
             rows.append(torch.stack([*values, batch.weight.sum().to(logits.dtype)]).to(torch.float64))
         sums = ranks.total(torch.stack(rows))

@@ -65,7 +65,7 @@ def run(experiment: Experiment, teacher: Teacher) -> None:
 def _judge(experiment: Experiment, teacher: Teacher) -> None:
     """Show its validation score; warn where it is near chance."""
     result = experiment.evaluate(teacher.module, teacher.modalities, "validation")
-    classes, accuracy = experiment.task.num_classes, result.metrics.accuracy
+    classes, accuracy = experiment.task.num_classes, result.accuracy
     experiment.screen.say(
         f"teacher {teacher.name} ({', '.join(map(modality_of, teacher.modalities))}): validation accuracy "
         f"{accuracy:.3f}, loss {result.loss:.3f}"

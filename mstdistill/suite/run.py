@@ -22,7 +22,7 @@ from ..errors import MstdistillError
 from ..files import write_text
 from .claims import take
 from .plan import Cell, Grid, code_version
-from .sharing import borrow, lend, seconds_of, shareable
+from .sharing import Busy, seconds_of, shareable, sharing
 
 POLL_SECONDS = 1.0
 
@@ -32,22 +32,22 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
 
     Raises:
         MstdistillError: what the method or the task refuses.
+        Busy: another worker is at a stage that the cell shares.
     """
     from ..pipeline import train
 
     run = folder / "cells" / cell.key / "run"
     keys = shareable(cell.recipe, code_version(), cell.data)
     started = time.monotonic()
-    borrowed = borrow(folder, run, keys)
     recipe = cell.recipe.model_copy(update={"run": cell.recipe.run.model_copy(update={"trackers": []})})
-    result = train(recipe, run, Screen(quiet=True))
-    lend(folder, run, keys)
+    with sharing(folder, run, keys) as shared:
+        result = train(recipe, run, Screen(quiet=True), finished=shared.finished)
     networks = {entry["name"]: entry for entry in result.summary["networks"]}
     return {
         "status": "done",
         "seconds": round(time.monotonic() - started, 2),
-        "borrowed": borrowed,
-        "seconds_borrowed": round(seconds_of(run, borrowed), 2),
+        "borrowed": shared.borrowed,
+        "seconds_borrowed": round(seconds_of(run, shared.borrowed), 2),
         "networks": networks,
         "routing_share": result.summary["routing_share"],
     }
@@ -65,6 +65,7 @@ class Worker:
         say: Callable[[str], None] = print, stale: float = 60.0,
     ) -> None:  # fmt: skip
         self.grid, self.folder, self.run, self.say, self.stale = grid, folder, run, say, stale
+        self._said = ""
 
     def work(self) -> None:
         """Run cells until every cell of the grid is done or given up, by this worker or by others."""
@@ -79,7 +80,7 @@ class Worker:
         return self.folder / "cells" / cell.key / "cell.json"
 
     def _try(self, cell: Cell) -> bool:
-        """Claim and run a cell; whether this worker did."""
+        """Claim and run a cell; whether this worker did. Not where another one holds it, or a stage that it shares."""
         home = self.folder / "cells" / cell.key
         home.mkdir(parents=True, exist_ok=True)
         claim = take(home / "claim", lambda: os._exit(3), self.stale)
@@ -88,7 +89,10 @@ class Worker:
         try:
             if self._record(cell).exists():
                 return False
-            record = self._attempt(cell, home)
+            try:
+                record = self._attempt(cell, home)
+            except Busy:
+                return False
             if record is not None and claim.held():
                 write_text(self._record(cell), json.dumps({**self._about(cell), **record}, indent=1))
         finally:
@@ -99,11 +103,15 @@ class Worker:
         """The record of a cell that is finished or given up; None: to be tried again."""
         attempts = home / "attempts.json"
         failed = json.loads(attempts.read_text()) if attempts.exists() else []
-        self.say(cell.title)
+        if cell.title != self._said:  # a cell that waits for another's stage comes up again and again
+            self.say(cell.title)
+        self._said = cell.title
         try:
             return self.run(cell, self.folder)
         except MstdistillError as error:
             return {"status": "refused", "reason": str(error).split("  [run:")[0]}
+        except Busy:
+            raise
         except Exception as error:
             gc.collect()
             failed.append({"error": f"{type(error).__name__}: {error}", "host": socket.gethostname()})

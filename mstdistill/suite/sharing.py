@@ -1,18 +1,25 @@
 """Stages that cells have in common are run once: a teacher trained alone, a co-training.
 
 A stage's result is known by the hash of everything that it depends on. Before a cell runs, results that others left are
-put into its folder, where the stage finds them as its own; afterwards its own are left for others.
+put into its folder, where the stage finds them as its own; its own are left for others as soon as they are there. While
+one worker is at such a stage, the others take up cells that don't need it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..config import Recipe
+from ..methods import find_baseline
+from ..methods.comparison import chosen_teachers
+from .claims import Claim, take
 from .plan import digest
 
 # What the teachers' training and the co-training see of a recipe, whatever the method.
@@ -28,8 +35,14 @@ def shareable(recipe: Recipe, code: str, data: str) -> dict[str, str]:
         networks: Any = content["models"][recipe.target]
         networks = {**networks, "teachers": [{**t, "taps": None} for t in networks["teachers"]]}
         return {"cotrain": digest(["cotrain", common, networks, content["cotrain"], content["temperature"]])}
+    method = find_baseline(recipe.method)
+    assert method is not None
+    kinds = {t.name: "multimodal" if recipe.target in t.modalities else "crossmodal" for t in recipe.pairing.teachers}
+    wanted = chosen_teachers(method, recipe.baseline.teacher, kinds)
     keys: dict[str, str] = {}
     for teacher in recipe.pairing.teachers:
+        if teacher.name not in wanted:
+            continue
         settings = {
             "epochs": recipe.baseline.teacher_epochs if recipe.baseline.teacher_epochs is not None
             else recipe.distill.epochs,
@@ -38,6 +51,66 @@ def shareable(recipe: Recipe, code: str, data: str) -> dict[str, str]:
         network = {**teacher.model_dump(), "taps": None}
         keys[f"teacher-{teacher.name}"] = digest(["teacher", common, network, settings])
     return keys
+
+
+class Busy(Exception):
+    """Another worker is at a stage that this cell would share."""
+
+
+class Shared:
+    """The shared stages of a cell that is run here: those borrowed, and those claimed to be run."""
+
+    def __init__(self, folder: Path, run: Path, keys: dict[str, str]) -> None:
+        self.folder, self.run, self.keys = folder, run, keys
+        self.claims: dict[str, Claim] = {}
+        lend(folder, run, keys)  # what a killed worker had finished and not yet left
+        self.borrowed = borrow(folder, run, keys)
+
+    def claim(self) -> None:
+        """Claim the stages that nobody has finished.
+
+        Raises:
+            Busy: another worker runs one of them.
+        """
+        (self.folder / "stages").mkdir(exist_ok=True)
+        for stage, key in self.keys.items():
+            if (self.run / stage / "result.json").exists():
+                continue
+            claim = take(self.folder / "stages" / f"{key}.claim", lambda: os._exit(3))
+            if claim is None:
+                raise Busy(stage)
+            self.claims[stage] = claim
+            if (self.folder / "stages" / key / "result.json").exists():  # finished in between
+                self.borrowed += borrow(self.folder, self.run, {stage: key})
+                self.claims.pop(stage).release()
+
+    def finished(self, stage: str) -> None:
+        """Leave a stage's result for the others."""
+        if stage in self.keys:
+            lend(self.folder, self.run, {stage: self.keys[stage]})
+        if stage in self.claims:
+            self.claims.pop(stage).release()
+
+    def release(self) -> None:
+        """Give up what is claimed still."""
+        for claim in self.claims.values():
+            claim.release()
+        self.claims.clear()
+
+
+@contextmanager
+def sharing(folder: Path, run: Path, keys: dict[str, str]) -> Iterator[Shared]:
+    """Borrow what others left, claim the rest; what is claimed is given up at the end.
+
+    Raises:
+        Busy: another worker is at one of the stages.
+    """
+    shared = Shared(folder, run, keys)
+    try:
+        shared.claim()
+        yield shared
+    finally:
+        shared.release()
 
 
 def borrow(folder: Path, run: Path, keys: dict[str, str]) -> list[str]:
