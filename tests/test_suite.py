@@ -10,19 +10,24 @@ import signal
 import subprocess
 import sys
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mstdistill.backbones.registry import build
+from mstdistill.config import load as load_recipe
 from mstdistill.engine.progress import Screen
-from mstdistill.errors import ConfigError
+from mstdistill.errors import ConfigError, Interrupted
+from mstdistill.methods import find_method
 from mstdistill.suite import claims
-from mstdistill.suite.plan import Cell, Grid, load_suite, plan, records
+from mstdistill.suite.plan import Cell, Grid, load_suite, plan, records, suite_names
 from mstdistill.suite.run import Worker, run_suite
 from mstdistill.suite.sharing import Busy, borrow, lend, shareable, sharing
 from mstdistill.suite.stats import Comparison, holm, paired, ranks, spread
@@ -303,6 +308,49 @@ def test_a_cell_whose_stage_is_being_run_elsewhere_waits(grid: Grid, tmp_path: P
     assert not list(tmp_path.rglob("attempts.json"))
 
 
+def test_a_worker_that_is_asked_to_stop_gives_its_cell_back(grid: Grid, tmp_path: Path) -> None:
+    def run(cell: Cell, folder: Path) -> dict[str, Any]:
+        raise Interrupted("stopped in distill, epoch 3; state saved")
+
+    with pytest.raises(Interrupted):
+        Worker(grid, tmp_path, run, lambda _: None).work()
+    assert records(grid, tmp_path) == {}
+    assert not list(tmp_path.rglob("claim"))
+    Worker(grid, tmp_path, fake_run, lambda _: None).work()
+    assert len(records(grid, tmp_path)) == len(grid.cells)
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_command_that_started_them(tmp_path: Path) -> None:
+    """SIGTERM, as a scheduler sends it: nothing goes on, nothing is recorded, and the same command goes on."""
+    suite = write_suite(tmp_path, seeds=[0], overrides=["distill.epochs=50000", "cotrain.epochs=1",
+                        "specialise.epochs=1", "baseline.teacher_epochs=1"])  # fmt: skip
+    words = [
+        sys.executable,
+        "-m",
+        "mstdistill",
+        "reproduce",
+        str(suite),
+        "--out",
+        str(tmp_path / "out"),
+        "--workers",
+        "2",
+    ]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while len(list((tmp_path / "out").glob("cells/*/run/distill"))) < 2:
+        time.sleep(0.1)
+        assert process.poll() is None
+    pids = [json.loads(path.read_text())["pid"] for path in (tmp_path / "out").glob("cells/*/claim")]
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in err
+    assert "Traceback" not in err
+    assert len(pids) == 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not list((tmp_path / "out").glob("cells/*/cell.json"))
+
+
 def test_intervals_and_tests_are_scipys() -> None:
     from scipy import stats
 
@@ -350,3 +398,34 @@ def test_a_figure_is_bold_only_where_the_test_says_so(gap: float, bold: bool, tm
     rows = paths[1].read_text().splitlines()
     assert len(rows) == 21
     assert float(rows[1].split(",")[-1]) == made[grid.cells[0]]["networks"]["distilled student"]["test"]["accuracy"]
+
+
+def test_settings_are_chosen_by_validation_figures(tmp_path: Path) -> None:
+    grid = plan(load_suite(str(write_suite(tmp_path)), ["split=validation"]))
+    both = {"distilled student": {"test": {"accuracy": 0.1}, "validation": {"accuracy": 0.9}}}
+    found = judge(grid, {cell: record(0.0, networks=both) for cell in grid.cells})
+    assert found.values["av-digits", "image"]["KD"] == {0: 0.9, 1: 0.9}
+    assert "Validation accuracy in %" in markdown(found)
+    assert "est accuracy" not in markdown(found)
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_the_shipped_suites_name_what_exists(name: str) -> None:
+    suite = load_suite(name)
+    for task in suite.tasks:
+        for target in task.targets:
+            for method in suite.methods:
+                overrides = [*suite.overrides, *task.overrides, f"method={method.method}", f"target={target}"]
+                recipe = load_recipe(task.recipe, [*overrides, *method.overrides], method.presets)
+                find_method(recipe.method)
+                for teacher in recipe.pairing.teachers:
+                    _has(str(teacher.backbone), json.dumps(teacher.options), tuple(teacher.taps))
+                _has(str(recipe.pairing.student.backbone), json.dumps(recipe.pairing.student.options), ())
+
+
+@lru_cache
+def _has(backbone: str, options: str, taps: tuple[str, ...]) -> None:
+    with torch.device("meta"):
+        network = build(backbone, 10, **json.loads(options))
+    for tap in taps:
+        network.get_submodule(tap)

@@ -18,7 +18,8 @@ def write_suite_page(found: Findings, folder: Path) -> Path:
         ConfigError: matplotlib is not installed.
     """
     suite = found.grid.suite
-    page = Page(suite.name, f"{suite.about} Test {suite.metric}, seeds {', '.join(map(str, suite.seeds))}.")
+    seeds = ", ".join(map(str, suite.seeds))
+    page = Page(suite.name, f"{suite.about} {suite.split.capitalize()} {suite.metric}, seeds {seeds}.")
     page.heading("All")
     header, rows, _ = figures_grid(found)
     page.table(header, rows)

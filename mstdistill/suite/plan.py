@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -46,7 +46,8 @@ class Suite(Settings):
     methods: list[SuiteMethod] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
     overrides: list[str] = Field(default_factory=list, description="key=value, for every cell")
-    metric: str = Field("accuracy", description="what tables compare, on test data")
+    metric: str = Field("accuracy", description="what tables compare")
+    split: Literal["test", "validation"] = Field("test", description="whose figures; validation: to choose settings by")
     reference: str | None = Field(None, description="the method that every other is compared with; none: the best one")
     retries: int = Field(2, ge=0, description="further attempts at a cell that fails")
 

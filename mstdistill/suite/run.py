@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.progress import Screen
-from ..errors import MstdistillError
+from ..errors import Interrupted, MstdistillError
 from ..files import write_text
 from .claims import take
 from .plan import Cell, Grid, code_version
@@ -68,7 +69,11 @@ class Worker:
         self._said = ""
 
     def work(self) -> None:
-        """Run cells until every cell of the grid is done or given up, by this worker or by others."""
+        """Run cells until every cell of the grid is done or given up, by this worker or by others.
+
+        Raises:
+            Interrupted: this worker was asked to stop; its cell's state is saved and goes on in any worker.
+        """
         while True:
             missing = [cell for cell in self.grid.cells if not self._record(cell).exists()]
             if not missing:
@@ -108,10 +113,10 @@ class Worker:
         self._said = cell.title
         try:
             return self.run(cell, self.folder)
+        except (Busy, Interrupted):
+            raise
         except MstdistillError as error:
             return {"status": "refused", "reason": str(error).split("  [run:")[0]}
-        except Busy:
-            raise
         except Exception as error:
             gc.collect()
             failed.append({"error": f"{type(error).__name__}: {error}", "host": socket.gethostname()})
@@ -155,6 +160,7 @@ def run_suite(grid: Grid, folder: Path, workers: int, command: Sequence[str], sc
 
     running = [start(number) for number in range(workers)]
     deaths = 0
+    before = signal.signal(signal.SIGTERM, _stop)  # the workers must not outlive it
     try:
         with screen.task(grid.suite.name, len(grid.cells), len(done)) as bar:
             while any(process.poll() is None for process in running):
@@ -166,11 +172,16 @@ def run_suite(grid: Grid, folder: Path, workers: int, command: Sequence[str], sc
                         screen.say(f"worker {number} ended with code {process.returncode}; started again")
                         running[number] = start(number)
     finally:
+        signal.signal(signal.SIGTERM, before)
         for process in running:
             if process.poll() is None:
                 process.terminate()
         for process in running:
             process.wait()
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise Interrupted("stopped; the same command goes on")
 
 
 def _marking(bar: Any, grid: Grid, folder: Path, screen: Screen) -> Callable[[str], None]:

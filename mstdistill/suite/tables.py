@@ -51,7 +51,7 @@ class Findings:
 def judge(grid: Grid, records: Mapping[Cell, Mapping[str, Any]]) -> Findings:
     """Figures, intervals, tests and ranks of the finished cells."""
     found = Findings(grid)
-    metric = grid.suite.metric
+    metric, split = grid.suite.metric, grid.suite.split
     teachers: dict[Column, dict[str, dict[int, float]]] = {}
     seconds: dict[str, list[float]] = {}
     for cell in grid.cells:
@@ -61,13 +61,13 @@ def judge(grid: Grid, records: Mapping[Cell, Mapping[str, Any]]) -> Findings:
         elif record["status"] != "done":
             found.trouble.append(f"{cell.title}: {record['status']}: {record['reason']}")
         else:
-            student = record["networks"]["distilled student"]["test"][metric]
+            student = record["networks"]["distilled student"][split][metric]
             found.values.setdefault(column, {}).setdefault(cell.method, {})[cell.seed] = student
             seconds.setdefault(cell.method, []).append(record["seconds"] + record["seconds_borrowed"])
             for name, entry in record["networks"].items():
                 if name.startswith("teacher"):
                     label = f"{name} ({cell.method})" if cell.recipe.method == "mst" else name
-                    teachers.setdefault(column, {}).setdefault(label, {})[cell.seed] = entry["test"][metric]
+                    teachers.setdefault(column, {}).setdefault(label, {})[cell.seed] = entry[split][metric]
     found.teachers = {c: {n: spread(list(v.values())) for n, v in sorted(names.items())}
                       for c, names in teachers.items()}  # fmt: skip
     found.seconds = {method: sum(values) / len(values) for method, values in seconds.items()}
@@ -175,8 +175,8 @@ def markdown(found: Findings) -> str:
     parts = [
         f"# {suite.name}",
         suite.about,
-        f"Test {metric}{unit}, mean ± standard deviation over seeds {seeds}. Bold: the best of its column, told from "
-        f"every other method by a paired t-test over seeds at {LEVEL} after Holm's correction.",
+        f"{suite.split.capitalize()} {metric}{unit}, mean ± standard deviation over seeds {seeds}. Bold: the best of "
+        f"its column, told from every other method by a paired t-test over seeds at {LEVEL} after Holm's correction.",
         _table(header, marked),
     ]
     for column, comparisons in found.comparisons.items():
@@ -188,7 +188,7 @@ def markdown(found: Findings) -> str:
         parts += [f"## {column[0]}, student sees {column[1]}: against {reference}{chosen}", _table(titles, lines)]
         teachers = [[name, _shown(s, metric)] for name, s in found.teachers.get(column, {}).items()]
         if teachers:
-            parts.append(_table(["teacher", f"test {metric}{unit}"], teachers))
+            parts.append(_table(["teacher", f"{suite.split} {metric}{unit}"], teachers))
     if found.trouble:
         parts += ["## Not in the tables", "\n".join(f"- {line}" for line in found.trouble)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -221,8 +221,9 @@ def shown(found: Findings) -> Any:
     from rich.table import Table
 
     header, rows, bold = figures_grid(found)
-    unit = " in %" if _percent(found.grid.suite.metric) > 1 else ""
-    table = Table(title=f"{found.grid.suite.name}: test {found.grid.suite.metric}{unit}", title_justify="left")
+    suite = found.grid.suite
+    unit = " in %" if _percent(suite.metric) > 1 else ""
+    table = Table(title=f"{suite.name}: {suite.split} {suite.metric}{unit}", title_justify="left")
     for number, name in enumerate(header):
         table.add_column(name, justify="right" if number else "left")
     for row, marks in zip(rows, bold, strict=True):
