@@ -155,7 +155,7 @@ class Experiment:
             for name, module in [("student", self.student), *((t.name, t.module) for t in self.teachers)]
         }
         content = {
-            "settings": self.recipe.binding(),
+            "settings": _with_whole_batches(self.recipe.binding()),
             "data": {name: split.fingerprint for name, split in self.splits.items()},
             "networks": f"{named_seed(0, shapes):016x}",
         }
@@ -167,8 +167,11 @@ class Experiment:
                 raise CheckpointError(f"{path} is damaged; choose another --out or delete the folder") from None
             different = _differences(before, json.loads(json.dumps(content)))
             if different:
+                note = ""
+                if any(key.endswith("batch_size") for key in different):
+                    note = " (batch sizes here are batch_size x accumulate x processes: keep that product)"
                 raise CheckpointError(
-                    f"{self.folder} holds a run of another config (differs in {', '.join(different[:4])}); "
+                    f"{self.folder} holds a run of another config (differs in {', '.join(different[:4])}{note}); "
                     "choose another --out, or delete the folder"
                 )
         ranks.wait()
@@ -327,6 +330,17 @@ class Experiment:
                     f"{self.recipe.cotrain.epochs}) or cotrain.lr, or give ready weights with its `weights`"
                 )
         return scores
+
+
+def _with_whole_batches(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with batches as the optimiser sees them: a run may go on with other processes, micro-batches or engine
+    as long as these stay."""
+    parts = settings.pop("accumulate") * ranks.world_size()
+    settings["batch_size"] *= parts
+    for stage in ("cotrain", "specialise", "distill"):
+        if settings[stage]["batch_size"] is not None:
+            settings[stage] = {**settings[stage], "batch_size": settings[stage]["batch_size"] * parts}
+    return settings
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:

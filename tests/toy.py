@@ -3,6 +3,7 @@ their own (`python -m tests.toy OUT key=value ...`)."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,21 @@ def run(out: Path | str, count: int = 80, dropout: float = 0.0, **settings: Any)
     )  # fmt: skip
 
 
+def _die_at(stage: str, step: str) -> Any:
+    def observe(name: str, number: int, parts: Any) -> None:
+        if (name, number) == (stage, int(step)):
+            os._exit(9)
+
+    return observe
+
+
 def main() -> None:
     settings: dict[str, Any] = {}
     for word in sys.argv[2:]:
         key, value = word.split("=", 1)
+        if key == "die":  # STAGE:STEP, as a killed process does
+            settings["observe"] = _die_at(*value.split(":"))
+            continue
         nested: Any = yaml.safe_load(value)
         for part in reversed(key.split(".")):
             nested = {part: nested}

@@ -44,7 +44,7 @@ def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | No
     handlers = [InitProcessGroupKwargs(backend="gloo")] if cpu and several else []
     try:
         accelerator = Accelerator(
-            cpu=cpu,
+            cpu=cpu and not _asked("DEEPSPEED"),  # told of a CPU, Accelerate drops DeepSpeed, which runs there too
             mixed_precision=precision,
             log_with=list(trackers) or None,
             project_dir=str(folder) if folder else None,
@@ -63,6 +63,11 @@ def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | No
     return accelerator
 
 
+def _asked(engine: str) -> bool:
+    """Whether the launch asks for an engine: "DEEPSPEED" or "FSDP"."""
+    return os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() == "true"
+
+
 def _check_promise(accelerator: Any) -> None:
     """A launcher may ask for several processes and get independent ones, each training its own model in silence."""
     promised = int(os.environ.get("WORLD_SIZE", "1"))
@@ -71,10 +76,9 @@ def _check_promise(accelerator: Any) -> None:
             f"the launcher promised {promised} processes, Accelerate joined {accelerator.num_processes}; on the CPU "
             "start with: ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m mstdistill ..."
         )
-    asked = {name: os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED")}
     got = str(accelerator.distributed_type).rsplit(".", maxsplit=1)[-1]
-    for name, wanted in asked.items():
-        if wanted and got != name:
+    for name in ("FSDP", "DEEPSPEED"):
+        if _asked(name) and got != name:
             raise ConfigError(
                 f"the launch config asks for {name}, Accelerate runs {got}: it is not available here; "
                 "pick another file of launch_configs/"

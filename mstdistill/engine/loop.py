@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,13 +24,12 @@ from ..config import OptimSettings, RunSettings
 from ..data.batch import Batch
 from ..data.loader import Loader
 from ..errors import Interrupted, NonFiniteError
-from .checkpoint import CheckpointStore, optimizer_tensors, restore_optimizer
+from .checkpoint import CheckpointStore
 from .graph import Recorder, StepGraph, recorder_for
-from .optimizer import build_optimizer, learning_rate, set_rate
+from .joined import State, join
+from .optimizer import learning_rate
 from .progress import Bar, Screen
 from .seeding import random_state, restore_random_state, seed_all
-
-State = dict[str, Tensor]
 
 
 class Stage(Protocol):
@@ -52,7 +51,8 @@ class Stage(Protocol):
         ...
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
-        """Figures of an epoch; with `selection` the epoch with its lowest value is kept, else the last."""
+        """Figures of an epoch; with `selection` the epoch with its lowest value is kept, else the last. `module` is
+        what learns, unwrapped."""
         ...
 
 
@@ -128,9 +128,9 @@ class Trainer:
             ):
                 while position.epoch < settings.epochs:
                     fitting.epoch(bar)
+            state = position.best_state if position.best_state is not None else fitting.joined.weights()
         finally:
-            self.accelerator.free_memory()
-        state = position.best_state if position.best_state is not None else cpu_state(stage.module)
+            fitting.joined.close()
         return Fit(state, position.best_epoch if position.best_epoch >= 0 else settings.epochs - 1, position.history)
 
     @contextmanager
@@ -173,8 +173,8 @@ class _Fitting:
         if self.run.cuda_graph and getattr(stage, "recordable", None) is not None and not recorded:
             trainer.screen.say(f"{stage.name}: steps are not recorded: that takes one GPU, adam or adamw, no "
                                "accumulation, precision no or bf16, and teacher logits held on the GPU")  # fmt: skip
-        self.plain = build_optimizer(settings, stage.module, recorded)
-        self.module, self.optimizer = self.accelerator.prepare(stage.module, self.plain)
+        self.joined = join(self.accelerator, stage.module, settings, recorded, loader.batch_size)
+        self.module = self.joined.module
         self.position = self._resume()
         recorder = self.trainer.recorder
         self.graph = StepGraph(self._learn, recorder) if recorded and recorder is not None else None
@@ -186,7 +186,7 @@ class _Fitting:
         self.module.train()
         for micros in _steps(self.loader.epoch(position.epoch, position.step)):
             number = position.epoch * per_epoch + position.step
-            set_rate(self.plain, learning_rate(self.settings, number, self.settings.epochs * per_epoch))
+            self.joined.set_rate(learning_rate(self.settings, number, self.settings.epochs * per_epoch))
             parts = self._step(micros, number)
             position.step += 1
             bar.advance()
@@ -222,11 +222,8 @@ class _Fitting:
     def _learn(self, batch: Batch) -> dict[str, Tensor]:
         """Forward, backward and the optimiser's step of one batch."""
         losses = self.stage.losses(self.module, batch, self.position.epoch)
-        self.accelerator.backward(losses["loss"])
-        if self.settings.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.joined.backward(losses["loss"], closes_step=True)
+        self.joined.step()
         return {name: value.detach().to(torch.float64) for name, value in losses.items()}
 
     def _step(self, micros: Iterator[Batch], number: int) -> dict[str, Tensor]:
@@ -237,21 +234,17 @@ class _Fitting:
             self._check_finite(parts, number, stepped=True)
             self._add_up(parts, batch.normaliser)
             return parts
-        accelerator = self.accelerator
-        parts = {}
+        joined, parts = self.joined, {}
         for batch in micros:
-            batch = batch.to(accelerator.device)
-            with nullcontext() if batch.closes_step else accelerator.no_sync(self.module):
+            batch = batch.to(self.accelerator.device)
+            with joined.around(batch.closes_step):
                 losses = self.stage.losses(self.module, batch, self.position.epoch)
                 self._check_finite(losses, number)
-                accelerator.backward(losses["loss"])
+                joined.backward(losses["loss"], batch.closes_step)
             for name, value in losses.items():
                 wide = value.detach().to(torch.float64)
                 parts[name] = parts[name] + wide if name in parts else wide
-        if self.settings.clip_norm is not None:
-            accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        joined.step()
         self._add_up(parts, batch.normaliser)
         return parts
 
@@ -268,8 +261,8 @@ class _Fitting:
         if not ranks.any_rank(bool(bad), self.accelerator.device):
             return
         note = "the last good checkpoint is kept"
-        if not stepped and all(bool(torch.isfinite(p).all()) for p in self.stage.module.parameters()):
-            self.plain.zero_grad()
+        if not stepped and not ranks.any_rank(not self.joined.finite(), self.accelerator.device):
+            self.joined.forget()
             self._save()
             note = "the state before this step was saved"
         names = ", ".join(name for name in bad if name != "loss") or "the loss of another process"
@@ -283,11 +276,11 @@ class _Fitting:
             record[f"train/{name}"] = (value / len(self.loader.split)).tolist()
         self.module.eval()
         with torch.no_grad():
-            record.update(self.stage.validate(self.module, position.epoch))
+            record.update(self.stage.validate(self.joined.inner, position.epoch))
         selection = record.get("selection")
         if selection is not None and selection < position.best_value:
             position.best_value, position.best_epoch = selection, position.epoch
-            position.best_state = cpu_state(self.stage.module)
+            position.best_state = self.joined.weights()
         position.history.append(record)
         scalars = {f"{self.stage.name}/{k}": v for k, v in record.items() if isinstance(v, float)}
         self.accelerator.log(scalars, step=position.epoch)
@@ -300,9 +293,9 @@ class _Fitting:
 
     def _save(self) -> None:
         position = self.position
-        moments, groups = optimizer_tensors(self.plain)
+        moments, groups = self.joined.moments()
         parts: dict[str, Mapping[str, Tensor]] = {
-            "model": self.stage.module.state_dict(),
+            "model": self.joined.weights(),
             "optimizer": moments,
             "random": _gather_random(),
             "sums": self._global_sums(),
@@ -329,8 +322,7 @@ class _Fitting:
         if found is None:
             return _Position()
         facts = found.facts
-        self.stage.module.load_state_dict(found.groups["model"])
-        restore_optimizer(self.plain, found.groups.get("optimizer", {}), facts["groups"])
+        self.joined.restore(found.groups["model"], found.groups.get("optimizer", {}), facts["groups"])
         if facts["world"] == ranks.world_size():
             restore_random_state({name: rows[ranks.rank()] for name, rows in found.groups["random"].items()})
         if facts["scaler"] and getattr(self.accelerator, "scaler", None) is not None:
@@ -360,11 +352,6 @@ def _steps(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
                 yield last
 
         yield group()
-
-
-def cpu_state(module: nn.Module) -> State:
-    """A copy of a module's state on the CPU."""
-    return {name: x.detach().to("cpu", copy=True) for name, x in module.state_dict().items()}
 
 
 def _gather_random() -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ def random_state() -> dict[str, Tensor]:
 
 def restore_random_state(state: Mapping[str, Tensor]) -> None:
     """Put every global generator where `random_state` found it."""
-    torch.set_rng_state(state["torch"])
+    torch.set_rng_state(state["torch"].clone())  # of a row of a larger tensor it would read another row
     position, has_gauss, gauss = state["numpy_rest"].tolist()
     keys = state["numpy"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", keys, int(position), int(has_gauss), gauss))  # noqa: NPY002
@@ -60,4 +60,4 @@ def restore_random_state(state: Mapping[str, Tensor]) -> None:
     spare = float(state["python_rest"][0])
     random.setstate((version, tuple(internal), None if spare != spare else spare))
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"].clone())

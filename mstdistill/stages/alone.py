@@ -28,7 +28,7 @@ class Alone:
         return {"loss": losses.task(call(module, batch.inputs, self.view), batch, self.experiment.task.ignore_index)}
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
-        return self.experiment.validation(self.module, self.view)
+        return self.experiment.validation(module, self.view)
 
 
 def run(experiment: Experiment, student: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ features of the teachers (from tables where they are constant) and minimises its
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -75,7 +75,7 @@ class Distillation:
         return self.method.objective(Seen(batch, epoch, student, logits, found))
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
-        return self.experiment.validation(self.module.student, (self.experiment.target,))
+        return self.experiment.validation(cast(Learner, module).student, (self.experiment.target,))
 
 
 def run(experiment: Experiment, method: Baseline) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ loss = sum over x of [ CE(z_x, y) + sum over the others o of KD(z_x <- z_o) ],  
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,8 @@ class Cotrain:
         record: dict[str, Any] = {}
         every = self.settings.select == "best"
         found = []
-        for name, member, view in zip(self.names, self.module.members, self.module.views, strict=True):
+        members = cast(Cohort, module).members
+        for name, member, view in zip(self.names, members, self.module.views, strict=True):
             if every or name == "student":
                 result = self.experiment.evaluate(member, view, "validation")
                 record[f"validation/{name}/loss"] = result.loss

@@ -9,7 +9,7 @@ a table computed once, and the step costs what the student costs.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -126,7 +126,7 @@ class Distill:
         return {"loss": loss, **parts}
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
-        return self.experiment.validation(self.module.student, (self.experiment.target,))
+        return self.experiment.validation(cast(Learner, module).student, (self.experiment.target,))
 
 
 def run(experiment: Experiment, ensemble: Ensemble) -> list[dict[str, Any]]:

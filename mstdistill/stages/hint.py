@@ -95,7 +95,7 @@ class Hint:
         for batch in experiment.loader("validation", self.modalities("validation")).epoch():
             batch = batch.to(device)
             with experiment.accelerator.autocast():
-                predictions = self.module(batch.inputs)
+                predictions = module(batch.inputs)
             _, targets = self.knowledge["validation"](batch)
             rows = torch.stack([self.rows(x.to(t.dtype), t) for x, t in zip(predictions, targets, strict=True)])
             weight = batch.weight.to(rows.dtype)

@@ -8,7 +8,7 @@ Nothing is detached. The epoch with the lowest sum of both validation cross entr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -61,7 +61,7 @@ class Joint:
         return {"loss": parts["teacher"] + parts["student"] + parts["agreement"], **parts}
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
-        pair, evaluate = self.module, self.experiment.evaluate
+        pair, evaluate = cast(Pair, module), self.experiment.evaluate
         teacher = evaluate(pair.teacher, pair.views[0], "validation")
         student = evaluate(pair.student, pair.views[1], "validation")
         return {

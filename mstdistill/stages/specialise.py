@@ -74,7 +74,7 @@ class Specialise:
         for batch in experiment.loader("validation", self.modalities("validation")).epoch():
             batch = batch.to(device)
             with experiment.accelerator.autocast():
-                logits = self.ensemble(batch.inputs)
+                logits = module(batch.inputs)
             reference = self.student["validation"].gather(batch)[:, 0].to(logits.dtype)
             values = [(self._rows(logits[:, i], reference, batch) * batch.weight.to(logits.dtype)).sum()
                       for i in self.members]  # fmt: skip

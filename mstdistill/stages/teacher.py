@@ -31,7 +31,7 @@ class TeacherAlone:
         return {"loss": losses.task(logits, batch, self.experiment.task.ignore_index)}
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
-        return self.experiment.validation(self.module, self.teacher.modalities)
+        return self.experiment.validation(module, self.teacher.modalities)
 
 
 def stage_name(teacher: Teacher) -> str:

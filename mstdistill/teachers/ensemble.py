@@ -8,8 +8,10 @@ forwards, and a teacher that fails the check runs them separately from then on.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +75,13 @@ class Ensemble(nn.Module):
     def modalities(self) -> list[str]:
         """Every modality that some teacher sees."""
         return sorted({name for teacher in self.teachers for name in teacher.modalities})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ensemble:
+        """Other masks over the same teachers: they are constants."""
+        twin = Ensemble.__new__(Ensemble)
+        memo |= {id(teacher): teacher for teacher in self.teachers} | {id(self): twin}
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return twin
 
     def place(self, device: torch.device) -> Ensemble:
         """Move masks and teachers."""

@@ -1,0 +1,59 @@
+"""FSDP2: weights, gradients and the optimiser's state lie in shards (DTensors), gathered layer by layer where needed.
+
+The stage keeps its own module; a copy of it is sharded.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ..config import OptimSettings
+from .checkpoint import optimizer_tensors, restore_optimizer
+from .joined import Joined, State
+
+
+class FullyShardedJoined(Joined):
+    """A copy of the stage's module under FSDP2; see `Joined`."""
+
+    def __init__(self, accelerator: Any, module: nn.Module, settings: OptimSettings) -> None:
+        super().__init__(accelerator, copy.deepcopy(module), settings)
+        self.inner = self.accelerator.unwrap_model(self.module)
+
+    def weights(self) -> State:
+        return {name: _whole(x) for name, x in self.inner.state_dict().items()}
+
+    def moments(self) -> tuple[State, list[dict[str, Any]]]:
+        tensors, groups = optimizer_tensors(self.plain)
+        return {name: _whole(x) for name, x in tensors.items()}, groups
+
+    @torch.no_grad()
+    def restore(self, weights: State, moments: State, groups: Sequence[Mapping[str, Any]]) -> None:
+        for name, own in self.inner.state_dict().items():
+            own.copy_(_like(weights[name], own))
+        learning = [p for group in self.plain.param_groups for p in group["params"]]
+        parts = {}
+        for name, value in moments.items():
+            number, key = name.split(".", 1)
+            parts[name] = _like(value, learning[int(number)]) if key != "step" else value
+        restore_optimizer(self.plain, parts, [dict(group) for group in groups])
+
+
+def _whole(x: Tensor) -> Tensor:
+    """A tensor with all its shards, on the CPU; every process takes part."""
+    x = x.detach()
+    whole: Tensor = x.full_tensor() if isinstance(x, DTensor) else x
+    return whole.to("cpu", copy=True)
+
+
+def _like(value: Tensor, own: Tensor) -> Tensor:
+    """A whole tensor in the shards of another."""
+    value = value.to(own.device)
+    if not isinstance(own, DTensor):
+        return value
+    return distribute_tensor(value, own.device_mesh, own.placements)

@@ -1,0 +1,104 @@
+"""Engines that shard: ZeRO-1, 2, 3 and FSDP2 over gloo give the weights of one process; a run goes on under another
+engine and another number of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from .test_ranks import ROOT, STAGES, launch
+
+
+def zero(stage: int, processes: int, out: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    """The toy run under Accelerate and DeepSpeed, as a user starts it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    config = out.parent / f"zero{stage}.yaml"
+    config.write_text(yaml.safe_dump({
+        "compute_environment": "LOCAL_MACHINE", "distributed_type": "DEEPSPEED", "machine_rank": 0, "num_machines": 1,
+        "num_processes": processes, "use_cpu": False, "mixed_precision": "no",
+        "deepspeed_config": {"zero_stage": stage, "gradient_accumulation_steps": 1, "zero3_init_flag": False,
+                             "offload_optimizer_device": "none", "offload_param_device": "none"},
+    }))  # fmt: skip
+    env = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
+    env |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port",
+               str(29500 + os.getpid() % 2000 + 40 + stage), "-m", "tests.toy", str(out), *settings]  # fmt: skip
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+
+
+def sharded(processes: int, out: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port",
+               str(29500 + os.getpid() % 2000 + 60), "-m", "tests.fully_sharded", str(out), *settings]  # fmt: skip
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+
+def far(one: Path, other: Path) -> dict[str, float]:
+    """The largest difference of the weights of each stage."""
+    found = {}
+    for stage in STAGES:
+        a, b = (load_file(out / stage / "result.safetensors") for out in (one, other))
+        assert a.keys() == b.keys()
+        found[stage] = max(float((a[name] - b[name]).abs().max()) for name in a)
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, batches of 16: 75 instances, the last step short."""
+    out = tmp_path_factory.mktemp("engines") / "alone"
+    done = launch(1, out, "count=75", "batch_size=16", "distill.clip_norm=0.5")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return out
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_equals_one_process(stage: int, alone: Path, tmp_path: Path) -> None:
+    """float32, to 2e-5 (sums over ranks round in another order; Adam spreads that)."""
+    out = tmp_path / "run"
+    done = zero(stage, 2, out, "count=75", "batch_size=8", "distill.clip_norm=0.5")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert max(far(alone, out).values()) <= 2e-5
+
+
+@pytest.mark.distributed
+def test_fully_sharded_equals_one_process(alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = sharded(2, out, "count=75", "batch_size=8", "distill.clip_norm=0.5")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert max(far(alone, out).values()) <= 2e-5
+
+
+@pytest.mark.distributed
+def test_a_run_goes_on_under_another_engine_and_number_of_processes(alone: Path, tmp_path: Path) -> None:
+    """Dies in stage 1 alone, in stage 3 under ZeRO-2, is finished by FSDP2 on two: no step is lost or done twice."""
+    out = tmp_path / "run"
+    common = ("count=75", "distill.clip_norm=0.5", "run.checkpoint_steps=1")
+    assert launch(1, out, *common, "batch_size=16", "die=cotrain:6").returncode != 0
+    assert zero(2, 2, out, *common, "batch_size=8", "die=distill:8").returncode != 0
+    assert (out / "distill" / "checkpoints").exists()
+    assert not (out / "distill" / "result.json").exists()
+    done = sharded(2, out, *common, "batch_size=8")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert max(far(alone, out).values()) <= 4e-5
+    histories = [json.loads((run / "distill" / "result.json").read_text())["history"] for run in (alone, out)]
+    assert [h["epoch"] for h in histories[0]] == [h["epoch"] for h in histories[1]]
+
+
+@pytest.mark.distributed
+def test_two_processes_go_on_to_the_same_bytes(tmp_path: Path) -> None:
+    """Dropout draws from each process's own random state, which the checkpoint holds."""
+    common = ("count=75", "batch_size=8", "dropout=0.3", "run.checkpoint_steps=1")
+    for name, runs in (("undisturbed", [()]), ("killed", [("die=cotrain:5",), ("die=distill:7",), ()])):
+        for extra in runs:
+            done = launch(2, tmp_path / name, *common, *extra)
+            assert (done.returncode == 0) is (extra == ()), done.stderr[-2000:]
+    assert max(far(tmp_path / "undisturbed", tmp_path / "killed").values()) == 0.0
