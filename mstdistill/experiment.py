@@ -155,30 +155,44 @@ class Experiment:
             for name, module in [("student", self.student), *((t.name, t.module) for t in self.teachers)]
         }
         content = {
-            "settings": _with_whole_batches(self.recipe.binding()),
+            "settings": self.recipe.binding(),
             "data": {name: split.fingerprint for name, split in self.splits.items()},
             "networks": f"{named_seed(0, shapes):016x}",
+            "processes": ranks.world_size(),
         }
         path = self.folder / "binding.json"
+        bound = json.loads(json.dumps(content))
         if path.exists():
             try:
-                before = json.loads(path.read_text())
+                bound = json.loads(path.read_text())
             except ValueError:
                 raise CheckpointError(f"{path} is damaged; choose another --out or delete the folder") from None
-            different = _differences(before, json.loads(json.dumps(content)))
-            if different:
-                note = ""
-                if any(key.endswith("batch_size") for key in different):
-                    note = " (batch sizes here are batch_size x accumulate x processes: keep that product)"
-                raise CheckpointError(
-                    f"{self.folder} holds a run of another config (differs in {', '.join(different[:4])}{note}); "
-                    "choose another --out, or delete the folder"
-                )
+            self._compare(bound, json.loads(json.dumps(content)))
         ranks.wait()
         if ranks.rank() == 0 and not path.exists():
             write_text(path, json.dumps(content, indent=1))
         ranks.wait()
-        return f"{named_seed(0, json.dumps(content, sort_keys=True)):016x}"
+        return f"{named_seed(0, json.dumps(bound, sort_keys=True)):016x}"
+
+    def _compare(self, bound: dict[str, Any], now: dict[str, Any]) -> None:
+        """A run goes on with other processes: exactly so where a step's whole batch stays, and where each process's
+        own stays (nodes that come and go) with a remark.
+
+        Raises:
+            CheckpointError: what the folder is bound to is something else.
+        """
+        different = _differences(_with_whole_batches(bound), _with_whole_batches(now))
+        if different and _differences({**bound, "processes": 0}, {**now, "processes": 0}) == []:
+            self.screen.say(f"goes on with {now['processes']} processes, begun with {bound['processes']}: a step sees "
+                            "another number of instances from here on")  # fmt: skip
+        elif different:
+            note = ""
+            if any(key.endswith("batch_size") for key in different):
+                note = "; batch sizes are of a whole step here: batch_size x accumulate x processes"
+            raise CheckpointError(
+                f"{self.folder} holds a run of another config (differs in {', '.join(different[:4])}{note}); "
+                "choose another --out, or delete the folder"
+            )
 
     def loader(
         self, split: str, modalities: Sequence[str], settings: OptimSettings | None = None, shuffle: bool = False
@@ -332,15 +346,15 @@ class Experiment:
         return scores
 
 
-def _with_whole_batches(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with batches as the optimiser sees them: a run may go on with other processes, micro-batches or engine
-    as long as these stay."""
-    parts = settings.pop("accumulate") * ranks.world_size()
+def _with_whole_batches(bound: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder is bound to, with batches as a step of the optimiser sees them."""
+    settings = dict(bound["settings"])
+    parts = settings.pop("accumulate", 1) * bound["processes"]
     settings["batch_size"] *= parts
     for stage in ("cotrain", "specialise", "distill"):
         if settings[stage]["batch_size"] is not None:
             settings[stage] = {**settings[stage], "batch_size": settings[stage]["batch_size"] * parts}
-    return settings
+    return {**{key: value for key, value in bound.items() if key != "processes"}, "settings": settings}
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:

@@ -135,11 +135,12 @@ class Trainer:
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """Ctrl-C asks for a stop at the next step, where the state can be saved; a second one stops at once."""
+        """Ctrl-C (or what schedulers send) asks for a stop at the next step, where the state can be saved; a second one
+        stops at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+        before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 
         def ask(number: int, frame: Any) -> None:
             if self.stop.is_set():
@@ -311,11 +312,16 @@ class _Fitting:
             "best_epoch": position.best_epoch,
             "groups": groups,
             "world": ranks.world_size(),
+            "whole_batch": self._whole_batch(),
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         # epoch and step as one growing number: the newest sorts last
         self.store.save(position.epoch * 1_000_000 + position.step, parts, facts)
         self.saved = time.monotonic()
+
+    def _whole_batch(self) -> int:
+        """Instances of an optimiser's step, over all processes."""
+        return self.loader.batch_size * self.loader.accumulate * ranks.world_size()
 
     def _resume(self) -> _Position:
         found = self.store.load()
@@ -331,7 +337,8 @@ class _Fitting:
         device = self.accelerator.device
         return _Position(
             epoch=facts["epoch"],
-            step=facts["step"],
+            # the order of instances is the run's, whatever a step's batch
+            step=facts["step"] * facts.get("whole_batch", self._whole_batch()) // self._whole_batch(),
             history=facts["history"],
             sums={name: value.to(device) for name, value in found.groups.get("sums", {}).items()},
             best_value=math.inf if facts["best_value"] is None else facts["best_value"],

@@ -22,13 +22,16 @@ from ..student import Student
 from ..teachers.ensemble import Ensemble
 from ..teachers.tap import call, freeze, hooked
 from ..weights import part
+from .attention import Gallery, attention
 
 # Instances that routing, masks and agreement are looked at on.
 LOOKED_AT = 2000
+# Before a teacher's name in tables.
+TEACHER = "teacher "
 
 
-def run_figures(folder: Path) -> dict[str, Any]:
-    """Figures of a finished run.
+def run_figures(folder: Path) -> tuple[dict[str, Any], list[Gallery]]:
+    """Figures of a finished run, for JSON, and its pictures.
 
     Raises:
         DataError: no finished run there.
@@ -53,9 +56,23 @@ def run_figures(folder: Path) -> dict[str, Any]:
         "confusion": {name: _confusion(experiment, module, view, split) for name, (module, view) in networks.items()},
         "config": (folder / "config.yaml").read_text(),
     }
-    if recipe.method == "mst" and (folder / "distill" / "result.safetensors").exists():
-        found |= _mixture(experiment, folder, student, split)
-    return found
+    ensemble = _specialised(experiment) if recipe.method == "mst" else None
+    if ensemble is not None and (folder / "distill" / "result.safetensors").exists():
+        found |= _mixture(experiment, ensemble, student, split)
+    teachers = {name.removeprefix(TEACHER): network for name, network in networks.items() if name.startswith(TEACHER)}
+    found["attention"], pictures = attention(experiment, teachers, student, ensemble, split)
+    return found, pictures
+
+
+def _specialised(experiment: Experiment) -> Ensemble:
+    """The specialised teachers with their trained masks; the teachers hold their weights already."""
+    ensemble = experiment.build_ensemble("independent")
+    masks = experiment.result("specialise")
+    if masks is not None and len(ensemble.masks):
+        ensemble.load_state_dict(masks.state)
+    ensemble.mask_mode = experiment.recipe.mask.mode
+    freeze(ensemble)
+    return ensemble
 
 
 def _networks(experiment: Experiment, folder: Path, student: nn.Module) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
@@ -70,7 +87,7 @@ def _networks(experiment: Experiment, folder: Path, student: nn.Module) -> dict[
             teacher.module.load_state_dict(alone.state)
         elif not teacher.frozen:
             continue
-        found[f"teacher {teacher.name}"] = (teacher.module, teacher.modalities)
+        found[TEACHER + teacher.name] = (teacher.module, teacher.modalities)
     found["distilled student"] = (student, (experiment.target,))
     return found
 
@@ -84,14 +101,8 @@ def _confusion(experiment: Experiment, module: nn.Module, view: tuple[str, ...],
 
 
 @torch.no_grad()
-def _mixture(experiment: Experiment, folder: Path, student: nn.Module, split: str) -> dict[str, Any]:
+def _mixture(experiment: Experiment, ensemble: Ensemble, student: nn.Module, split: str) -> dict[str, Any]:
     """Routing, masks and agreement on the split's first instances."""
-    ensemble = experiment.build_ensemble("independent")
-    masks = experiment.result("specialise")
-    if masks is not None and len(ensemble.masks):
-        ensemble.load_state_dict(masks.state)
-    ensemble.mask_mode = experiment.recipe.mask.mode
-    freeze(ensemble)
     state = experiment.result("distill").state  # type: ignore[union-attr]
     router = (DenseRouter if experiment.dense else Router)(experiment.task.num_classes, len(ensemble.members))
     router.load_state_dict(part(state, "router"))

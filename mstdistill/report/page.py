@@ -25,11 +25,24 @@ figure { margin: .8rem 0; } figcaption { font-weight: 600; } .chart { display: b
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
 th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid var(--line); }
+.pictures th, .pictures td { padding: .15rem .3rem; text-align: center; vertical-align: bottom; border: 0;
+  white-space: normal; } .pictures thead th { min-width: 4.5rem; max-width: 7rem; overflow-wrap: anywhere; }
+.pictures tbody th { vertical-align: middle; } .pictures th:first-child { position: sticky; left: 0; min-width: 0;
+  background: var(--paper); } .pictures img { display: block; width: 100%; min-width: 4.5rem; max-width: 6rem;
+  margin: 0 auto; } .pictures span { color: var(--soft); }
 details { margin: .4rem 0; } summary { cursor: pointer; color: var(--soft); }
 pre { background: var(--tint); padding: .8rem; overflow-x: auto; font-size: .8rem; }
 @media print { body { max-width: none; padding: 0; font-size: 11px; } details > * { display: block; }
   figure, tr { break-inside: avoid; } }
 """
+
+
+def standalone(svg: str) -> str:
+    """A chart of a page as a file of its own, in the same colours, light and dark."""
+    start = svg.index(">", svg.index("<svg")) + 1
+    colours = STYLE[: STYLE.index("* {")]
+    head = svg[:start]
+    return f"{head}<style>{colours} svg {{ background: var(--paper); }}</style>{svg[start:]}"
 
 
 @dataclass
@@ -53,6 +66,29 @@ class Page:
         self.parts.append(
             f"<figure><figcaption>{html.escape(caption)}</figcaption>{svg}<details><summary>figures</summary>"
             f"{table_html(header, rows)}</details></figure>"
+        )
+
+    def pictures(
+        self, caption: str, titles: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[str, str]]]]
+    ) -> None:
+        """Small pictures in rows and columns.
+
+        Args:
+            titles: of the columns.
+            rows: a title each, and by column a picture's data URI with the words below it.
+        """
+        head = "".join(f"<th>{html.escape(title)}</th>" for title in ("", *titles))
+        body = ""
+        for name, cells in rows:
+            body += f'<tr><th scope="row">{html.escape(name)}</th>'
+            for title, (source, words) in zip(titles, cells, strict=True):
+                about = f"{name}: {title}" + (f", predicts {words}" if words else "")
+                below = html.escape(words) or "&nbsp;"
+                body += f'<td><img src="{source}" alt="{html.escape(about)}"><span>{below}</span></td>'
+            body += "</tr>"
+        self.parts.append(
+            f'<figure class="pictures"><figcaption>{html.escape(caption)}</figcaption><div class="scroll"><table>'
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></figure>"
         )
 
     @contextmanager

@@ -9,12 +9,14 @@ from typing import Any
 
 from ..files import write_text
 from . import charts
+from .attention import Gallery
 from .figures import run_figures
 from .page import Page
 from .table import COLUMNS
 
 # Classes up to which tables of classes are drawn; beyond, the numbers are in report.json.
 MOST_CLASSES = 40
+_LIKENESS = ("before", "after", "kept")
 
 
 def write_run_page(folder: Path) -> Path:
@@ -24,7 +26,7 @@ def write_run_page(folder: Path) -> Path:
         DataError: no finished run there.
         ConfigError: matplotlib is not installed.
     """
-    found = run_figures(folder)
+    found, galleries = run_figures(folder)
     summary = found["summary"]
     page = Page(
         f"{summary['task']}: a student that sees {summary['target']}",
@@ -37,6 +39,7 @@ def write_run_page(folder: Path) -> Path:
         _routing(page, found)
         _masks(page, found)
         _agreement(page, found)
+    _attention(page, found["attention"], galleries, found["split"])
     _confusions(page, found)
     page.heading("Settings")
     page.text("resolved recipe", found["config"])
@@ -128,6 +131,33 @@ def _agreement(page: Page, found: Mapping[str, Any]) -> None:
     svg = charts.heat("agreement between teachers", agreement["between"], names, "", "")
     rows = [[name, *map(float, row)] for name, row in zip(names, agreement["between"], strict=True)]
     page.figure("Share of predictions that two teachers have in common", svg, ["teacher", *names], rows)
+
+
+def _attention(page: Page, found: Mapping[str, Any], galleries: Sequence[Gallery], split: str) -> None:
+    page.heading("Where the networks look")
+    if "missing" in found:
+        page.say(found["missing"])
+        return
+    page.say(
+        "Grad-CAM: the lighter, the more evidence for the instance's true class; each map relative to its greatest "
+        "value. Grey all over: no evidence for that class. Below each map, what the network predicts."
+    )
+    for gallery in galleries:
+        page.pictures(f"Over {gallery.modality}", gallery.titles, gallery.rows)
+    for sentence in found["without"].values():
+        page.say(sentence)
+    if found["drift"]:
+        page.say(
+            "How alike maps are, on average: the correlation of their pixels, 1 the same, 0 unrelated; of "
+            f"{found['instances']} instances of {split} those where all maps of the row vary. -: student and teacher "
+            "see different things. Higher after masking than before: nearer to where the student looks."
+        )
+        header = ["teacher", "masked at", "map over", "with student, before", "after", "before with after", "instances"]
+        rows = [[e["teacher"], e["tap"] or "-", e["sees"], *("-" if e[key] is None else e[key] for key in _LIKENESS),
+                 str(e["instances"])] for e in found["drift"]]  # fmt: skip
+        page.table(header, rows)
+    layers = (f"{e['network']} {e['layer']} ({e['sees']}, {e['size'][0]}x{e['size'][1]})" for e in found["layers"])
+    page.say(f"Maps are of these features: {', '.join(layers)}.")
 
 
 def _confusions(page: Page, found: Mapping[str, Any]) -> None:

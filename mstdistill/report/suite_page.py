@@ -8,11 +8,11 @@ from pathlib import Path
 from ..files import write_text
 from ..suite.tables import Findings, figures_grid
 from . import charts
-from .page import Page
+from .page import Page, standalone
 
 
 def write_suite_page(found: Findings, folder: Path) -> Path:
-    """Write report.html into a suite's folder.
+    """Write report.html into a suite's folder, and each column's chart beside it as TASK-TARGET.svg.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -31,7 +31,9 @@ def write_suite_page(found: Findings, folder: Path) -> Path:
         figures = [[name, s.mean, s.deviation, s.half, str(s.count)] for name in ordered for s in [spreads[name]]]
         title = f"{column[0]}, {column[1]}: mean and 95 % interval over seeds"
         titles = ["method", "mean", "standard deviation", "half of the 95 % interval", "seeds"]
-        page.figure(title, charts.bars(title, means, suite.metric, halves), titles, figures)
+        chart = charts.intervals(title, means, halves, f"{suite.split} {suite.metric}")
+        page.figure(title, chart, titles, figures)
+        write_text(folder / f"{column[0]}-{column[1]}.svg", standalone(chart))
         reference = found.reference[column]
         page.say(f"Paired by seed against {reference}; p from the paired t-test after Holm's correction.")
         page.table(
