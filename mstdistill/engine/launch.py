@@ -53,6 +53,11 @@ def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | No
     except (ValueError, ImportError) as error:
         raise ConfigError(f"Accelerate can't start: {str(error).splitlines()[0]}") from None
     _check_promise(accelerator)
+    if _asked("DEEPSPEED"):
+        # transformers would build every model in shards from here on; only what learns is sharded, by its stage
+        from transformers.integrations import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
     try:
         use_triton(torch.empty(0, device=accelerator.device))
     except ValueError as error:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -24,6 +25,7 @@ Scratch = Callable[[Any, Any, Any], float]
 HALVES = (torch.float16, torch.bfloat16)
 KINDS = ("gradients", "saved", "batch", "rest")
 _aten = torch.ops.aten
+_device = torch.ops.prim.device.default
 # They allocate and leave the rest to others.
 _ALLOCATE = {_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty, _aten.new_empty_strided,
              _aten._local_scalar_dense}  # fmt: skip
@@ -155,6 +157,8 @@ class Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is _device:
+            return _where(args[0])
         before = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         for x in before:
             self._track(x, ours=False)
@@ -208,6 +212,12 @@ class Ledger(TorchDispatchMode):
             phase.fullest_besides = Moment(**now)
 
 
+def _where(x: Any) -> torch.device:
+    """A tensor's device; autograd asks a fake one for it more often than for all else."""
+    device: torch.device = x.fake_device if isinstance(x, FakeTensor) else _device(x)
+    return device
+
+
 def _work(func: Any, args: Any, kwargs: Any, out: Any, before: list[Tensor], after: list[Tensor]) -> Work:
     packet = func._overloadpacket
     flops = flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
@@ -246,4 +256,4 @@ class Answering(TorchDispatchMode):
             if constant is not None:
                 return constant.item()
             return False if x.dtype == torch.bool else 0.0 if x.is_floating_point() else 0
-        return func(*args, **(kwargs or {}))
+        return _where(args[0]) if func is _device else func(*args, **(kwargs or {}))

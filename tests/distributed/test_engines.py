@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from safetensors.torch import load_file
 from .test_ranks import ROOT, STAGES, launch
 
 
-def zero(stage: int, processes: int, out: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+def zero(
+    stage: int, processes: int, out: Path, *settings: str, program: Sequence[str] = ("-m", "tests.toy")
+) -> subprocess.CompletedProcess[str]:
     """The toy run under Accelerate and DeepSpeed, as a user starts it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     config = out.parent / f"zero{stage}.yaml"
@@ -30,8 +33,21 @@ def zero(stage: int, processes: int, out: Path, *settings: str) -> subprocess.Co
     env = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
     env |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port",
-               str(29500 + os.getpid() % 2000 + 40 + stage), "-m", "tests.toy", str(out), *settings]  # fmt: skip
+               str(29500 + os.getpid() % 2000 + 40 + stage), *program, str(out), *settings]  # fmt: skip
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+
+
+WHOLE = """
+import sys
+from transformers import BertConfig, BertModel
+from mstdistill.engine.launch import start
+
+start()
+config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=20)
+BertModel(config).save_pretrained(sys.argv[1])
+model = BertModel.from_pretrained(sys.argv[1])
+assert all(p.numel() for p in model.parameters()), "a teacher in shards"
+"""
 
 
 def sharded(processes: int, out: Path, *settings: str) -> subprocess.CompletedProcess[str]:
@@ -74,6 +90,15 @@ def test_zero_equals_one_process(stage: int, alone: Path, tmp_path: Path) -> Non
     done = zero(stage, 2, out, "count=75", "batch_size=8", "distill.clip_norm=0.5")
     assert done.returncode == 0, done.stderr[-3000:]
     assert max(far(alone, out).values()) <= 2e-5
+
+
+@needs_compiler
+@pytest.mark.distributed
+def test_hub_models_are_whole_under_zero3(tmp_path: Path) -> None:
+    """Accelerate tells transformers of ZeRO-3, which then builds empty weights."""
+    (tmp_path / "whole.py").write_text(WHOLE)
+    done = zero(3, 1, tmp_path / "model", program=[str(tmp_path / "whole.py")])
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.distributed
