@@ -204,7 +204,9 @@ class _Fitting:
                 where = f"{self.stage.name}, epoch {position.epoch}, step {position.step}"
                 raise Interrupted(f"stopped in {where}; state saved")
         self._close_epoch(bar)
-        if time.monotonic() - self.saved >= self.run.checkpoint_seconds or position.epoch == self.settings.epochs:
+        due = time.monotonic() - self.saved >= self.run.checkpoint_seconds
+        # clocks differ, and saving takes all processes
+        if position.epoch == self.settings.epochs or ranks.any_rank(due, self.accelerator.device):
             self._save()
 
     def _can_record(self) -> bool:

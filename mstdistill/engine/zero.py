@@ -36,9 +36,7 @@ class ZeroJoined(Joined):
             raise ConfigError(
                 "the DeepSpeed config has an optimizer or a scheduler; leave them out: the recipe says how stages learn"
             )
-        self.original = module
         super().__init__(accelerator, copy.deepcopy(module), settings)
-        self.names = [name for name, _ in module.named_parameters()]
         self.learning = [p for p in self.inner.parameters() if p.requires_grad]
 
     @property
