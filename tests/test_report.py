@@ -71,7 +71,9 @@ def test_the_page_of_a_run(method: str, tmp_path: Path, command: Command) -> Non
     assert all(
         title in page.words for title in wanted | ({"Routing", "Masks", "Agreement"} if method == "mst" else set())
     )
-    assert page.tags.count("figure") == page.tags.count("svg") == page.tags.count("figcaption")
+    galleries = (run / "report.html").read_text().count('<figure class="pictures">')
+    assert galleries == 2
+    assert page.tags.count("figure") == page.tags.count("svg") + galleries == page.tags.count("figcaption")
     test = {entry["name"]: entry["test"]["accuracy"] for entry in found["summary"]["networks"]}
     for name, matrix in found["confusion"].items():
         total = sum(map(sum, matrix))
