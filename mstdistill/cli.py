@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import ConfigError, DataError, MstdistillError, nearest
+from .errors import ConfigError, DataError, LostProcess, MstdistillError, nearest
 
 HELP = """Cross-modal knowledge distillation with a mixture of specialised teachers.
 
@@ -410,17 +410,25 @@ def import_checkpoint(
 
 
 def main() -> None:
-    """Entry point: one line for a user's mistake, exit code 2; 130 after Ctrl-C."""
+    """Entry point: one line for a user's mistake, exit code 2; 130 after Ctrl-C, 0 where a scheduler asked for the
+    stop, 75 where another process was lost."""
     try:
         app()
+    except LostProcess as error:
+        _complain(str(error), here=not error.told)
+        # what is left of the group waits for the lost one
+        os._exit(error.exit_code)
     except MstdistillError as error:
-        _complain(str(error), error.exit_code)
+        _complain(str(error))
+        raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        _complain("stopped; the last checkpoint is kept, the same command continues it", 130)
+        _complain("stopped; the last checkpoint is kept, the same command continues it")
+        raise SystemExit(130) from None
 
 
-def _complain(message: str, code: int) -> None:
-    if int(os.environ.get("RANK", "0")) == 0:
+def _complain(message: str, here: bool | None = None) -> None:
+    """Tell people: the first process does, where nobody else was chosen."""
+    if here if here is not None else int(os.environ.get("RANK", "0")) == 0:
         print(f"mstdistill: {message}", file=sys.stderr)
+    sys.stdout.flush()
     sys.stderr.flush()
-    raise SystemExit(code)

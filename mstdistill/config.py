@@ -214,6 +214,9 @@ class RunSettings(Settings):
     keep_checkpoints: int = Field(2, ge=1)
     resident_gb: float = Field(4.0, ge=0, description="training data up to this size stay on the GPU; 0: never")
     cuda_graph: bool = Field(False, description="record stage 3's step once and replay it (one GPU, adam or adamw)")
+    timeout_seconds: float = Field(
+        1800.0, gt=0, description="so long a process waits for the others, then they are lost"
+    )
     log_every: int = Field(50, ge=1, description="steps between looks at the running losses")
     stop_after: Literal["cotrain", "specialise", "distill"] | None = None
 

@@ -37,6 +37,26 @@ class Interrupted(MstdistillError):
     exit_code = 130
 
 
+class Preempted(Interrupted):
+    """A scheduler asked the run to stop; its state was saved. No failure: it is to be started again."""
+
+    exit_code = 0
+
+
+class LostProcess(MstdistillError):
+    """Another process of this run died, hangs or can't be reached.
+
+    Args:
+        told: whether another process says so already.
+    """
+
+    exit_code = 75  # "try again" among the exit codes of sysexits
+
+    def __init__(self, message: str, told: bool = False) -> None:
+        super().__init__(message)
+        self.told = told
+
+
 def first_line(error: BaseException, most: int = 160) -> str:
     """What an error of somebody else's says, short enough for one line of ours."""
     text = str(error).strip()

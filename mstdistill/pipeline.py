@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import platform
+import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,8 @@ from .data.views import modality_of
 from .engine.launch import start, trackers_started
 from .engine.loop import Trainer
 from .engine.progress import Screen
-from .errors import ConfigError, DataError, MstdistillError
+from .engine.stopping import resume_with
+from .errors import ConfigError, DataError, Interrupted, LostProcess, MstdistillError, first_line
 from .experiment import LARGE_MASK, Experiment
 from .files import write_text
 from .material import Material
@@ -33,6 +37,9 @@ from .report.table import plan_table, summary_tables
 from .stages import alone
 from .student import export_student
 from .teachers.tap import Teacher, call
+
+# where the first process that lost another one leaves what it saw
+LOSS = "lost-process.txt"
 
 Observer = Callable[[str, int, Mapping[str, Tensor]], None]
 
@@ -71,13 +78,15 @@ def train(
     screen = screen or Screen()
     find_method(recipe.method)
     material = Material(recipe)
-    accelerator = start(recipe.precision, recipe.run.trackers, folder, recipe.tf32)
-    if fresh:
-        _clear(folder)
-    student, teachers = material.networks(screen)
-    splits = material.splits(screen)
-    return _run(recipe, material.task, splits, student, teachers, folder, accelerator, screen, observe,
-                material.maker, material.target, finished)  # fmt: skip
+    with _losing_in_words(folder):
+        run = recipe.run
+        accelerator = start(recipe.precision, run.trackers, folder, recipe.tf32, run.timeout_seconds)
+        if fresh:
+            _clear(folder)
+        student, teachers = material.networks(screen)
+        splits = material.splits(screen)
+        return _run(recipe, material.task, splits, student, teachers, folder, accelerator, screen, observe,
+                    material.maker, material.target, finished)  # fmt: skip
 
 
 def distill(
@@ -115,12 +124,14 @@ def distill(
     for name, data in (("train", train), ("validation", validation), ("test", test)):
         if data is not None:
             splits[name] = data if isinstance(data, Split) else DatasetSplit(data)
-    accelerator = start(recipe.precision, recipe.run.trackers, Path(out), recipe.tf32)
-    sample, _ = splits["train"].fetch(np.arange(1), [target])
-    task = Task("custom", "a user's own data", {}, _count_classes(student, sample[target]), None, tuple(class_names),
-                ignore_index)  # fmt: skip
-    screen = Screen(quiet)
-    return _run(recipe, task, splits, student, teachers, Path(out), accelerator, screen, observe, None)
+    with _losing_in_words(Path(out)):
+        run = recipe.run
+        accelerator = start(recipe.precision, run.trackers, Path(out), recipe.tf32, run.timeout_seconds)
+        sample, _ = splits["train"].fetch(np.arange(1), [target])
+        task = Task("custom", "a user's own data", {}, _count_classes(student, sample[target]), None,
+                    tuple(class_names), ignore_index)  # fmt: skip
+        screen = Screen(quiet)
+        return _run(recipe, task, splits, student, teachers, Path(out), accelerator, screen, observe, None)
 
 
 @torch.no_grad()
@@ -168,6 +179,7 @@ def _run(
     experiment.finished = finished
     if ranks.rank() == 0:
         write_text(folder / "config.yaml", dump(recipe))
+        (folder / LOSS).unlink(missing_ok=True)
     ranks.wait()
     trackers_started(accelerator, task.name, recipe.model_dump(exclude={"models"}))
     screen.say(plan_table(experiment))
@@ -179,19 +191,56 @@ def _run(
                     f"{plan.parameters * 16 / 1e9:.1f} GB with Adam; set mask.max_parameters or mask.hidden"
                 )
     try:
-        outcome = find_method(recipe.method)(experiment)
-        if twin is not None and outcome.finished:
-            alone.run(experiment, experiment.compiled(twin.to(accelerator.device)))
-        summary = _summary(experiment, outcome, twin, started)
-        if outcome.finished:
-            _finish(experiment, summary, maker)
-        else:
-            screen.say(f"stopped after {recipe.run.stop_after}; the same command without run.stop_after goes on")
-    except MstdistillError as error:
-        raise type(error)(f"{error}  [run: {folder}; the same command continues it]") from None
+        with _failing_in_words(folder), trainer.stopping.listening():
+            outcome = find_method(recipe.method)(experiment)
+            if twin is not None and outcome.finished:
+                alone.run(experiment, experiment.compiled(twin.to(accelerator.device)))
+            summary = _summary(experiment, outcome, twin, started)
+            if outcome.finished:
+                _finish(experiment, summary, maker)
+            else:
+                screen.say(f"stopped after {recipe.run.stop_after}; the same command without run.stop_after goes on")
     finally:
         accelerator.end_training()
     return Result(experiment.student.eval(), summary, folder)
+
+
+@contextmanager
+def _failing_in_words(folder: Path) -> Iterator[None]:
+    """What ends a run, in one line that says where the run is and how to go on."""
+    try:
+        yield
+    except Interrupted as error:
+        raise type(error)(f"{error}  [run: {folder}; resume with: {resume_with()}]") from None
+    except MstdistillError as error:
+        raise type(error)(f"{error}  [run: {folder}; the same command continues it]") from None
+
+
+@contextmanager
+def _losing_in_words(folder: Path) -> Iterator[None]:
+    """Another process that was lost, in one line of one process."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not ranks.lost(error):
+            raise
+        why = re.sub(r"^\[\S+\] ", "", first_line(error))  # gloo begins with a place in its source
+        number, several = os.environ["RANK"], os.environ["WORLD_SIZE"]  # the group may be gone
+        line = (
+            f"process {number} of {several} lost another one ({why}); the last good checkpoint is kept  "
+            f"[run: {folder}; the same command continues it]"
+        )
+        raise LostProcess(line, told=not _first_to_tell(folder, line)) from None
+
+
+def _first_to_tell(folder: Path, line: str) -> bool:
+    """Whether no other process of the run has noticed a loss yet; what the first one saw stays in the run's folder."""
+    try:
+        with (folder / LOSS).open("x") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+    except OSError as error:
+        return not isinstance(error, FileExistsError)
+    return True
 
 
 def _summary(experiment: Experiment, outcome: Any, twin: nn.Module | None, started: float) -> dict[str, Any]:

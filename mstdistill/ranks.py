@@ -56,6 +56,27 @@ def log_sum_over_ranks(log_local: Tensor) -> Tensor:
     return value + ranks * (local - value).exp() * (log_local - local)
 
 
+def largest(value: float, device: torch.device) -> float:
+    """The largest of the ranks' values."""
+    if world_size() == 1:
+        return value
+    values = torch.tensor(float(value), device=device)
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return float(values.item())
+
+
+_LOST = ("gloo", "connection closed by peer", "connection reset by peer", "timed out waiting", "nccl", "broken pipe")
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error says that another process died, hangs or can't be reached."""
+    if isinstance(error, (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)):
+        return True
+    # by now the group may be gone, so the launcher's word counts
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return several and isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _LOST)
+
+
 def wait() -> None:
     """Wait for all ranks."""
     if world_size() > 1:

@@ -228,7 +228,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file of every figure")
     parser.add_argument("--only", help="cases whose name holds this")
     chosen = parser.parse_args()
-    rows = [row for name in CASES if not chosen.only or chosen.only in name for row in check(name)]
+    rows: list[dict[str, Any]] = []
+    for name in CASES:
+        if not chosen.only or chosen.only in name:
+            rows += check(name)
+            print(f"{name}: done", file=sys.stderr, flush=True)
     within = sum(abs(row["error"]) <= TARGET for row in rows)
     print(markdown(rows))
     print(f"\n{within} of {len(rows)} within {100 * TARGET:.0f} %")

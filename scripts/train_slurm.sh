@@ -18,7 +18,13 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 set -euo pipefail
-[ $# -gt 0 ] || { echo "usage: sbatch scripts/train_slurm.sh train RECIPE [key=value ...] --out FOLDER" >&2; exit 2; }
+out="" before=""
+for word in "$@"; do
+    case "$word" in --out=*) out="${word#--out=}" ;; esac
+    [ "$before" != --out ] || out="$word"
+    before="$word"
+done
+[ -n "$out" ] || { echo "usage: sbatch scripts/train_slurm.sh train RECIPE [key=value ...] --out FOLDER" >&2; exit 2; }
 # SLURM runs a copy of this file, so its own folder says nothing
 cd "${SLURM_SUBMIT_DIR:-.}"
 [ -d launch_configs ] || { echo "train_slurm.sh: submit it from the checkout; $PWD has no launch_configs/" >&2; exit 2; }
@@ -57,7 +63,7 @@ for ((second = 0; second < ${GRACE:-100}; second++)); do
     kill -0 "$step" 2>/dev/null || break
     sleep 1
 done
-if ! kill -0 "$step" 2>/dev/null && wait "$step"; then
+if ! kill -0 "$step" 2>/dev/null && wait "$step" && [ -f "$out/summary.json" ]; then
     echo "train_slurm.sh: finished in time"
     exit 0
 fi

@@ -28,6 +28,8 @@ case "${JOB_COMPLETION_INDEX:-}" in
     *) options+=(--rdzv_conf is_host=false) ;;
 esac
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# a store shared over restarts still holds the dead processes' addresses, and new ones that read them hang
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # how long a run that is asked to stop may save
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-100}"
 exec torchrun --nnodes "$nodes" --nproc_per_node "${GPUS:-auto}" --max_restarts "${RESTARTS:-10}" \

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there: safetensors and JSON in a folder with a manifest of sizes and hashes.
 
-A checkpoint is written to a temporary folder, flushed and renamed. Loading takes the newest one whose every file agrees
-with its manifest; a damaged one is passed over, and that is said.
+A checkpoint is written to a temporary folder, flushed and renamed, while training goes on. Loading takes the newest one
+whose every file agrees with its manifest; a damaged one is passed over, and that is said.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,24 +47,52 @@ class CheckpointStore:
 
     def __init__(self, folder: Path, fingerprint: str, keep: int = 2, say: Callable[[str], None] = print) -> None:
         self.folder, self.fingerprint, self.keep, self.say = folder, fingerprint, keep, say
+        self._writer: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
 
     def save(self, step: int, groups: Mapping[str, Tensors], facts: Mapping[str, Any]) -> None:
-        """Write a checkpoint (rank 0; the others wait).
+        """Begin to write a checkpoint (rank 0), after the one before is written; `finish` waits for it.
+
+        Args:
+            groups: of tensors that nobody changes any more.
+
+        Raises:
+            CheckpointError: the one before couldn't be written; earlier ones are untouched.
+        """
+        if ranks.rank() != 0:
+            return
+        self.finish()
+        content = json.dumps({"fingerprint": self.fingerprint, **facts})  # now: the history grows meanwhile
+        here = {name: {key: x.detach().to("cpu") for key, x in tensors.items()} for name, tensors in groups.items()}
+        self._writer = self._writer or ThreadPoolExecutor(1, "checkpoint")
+        self._writing = self._writer.submit(self._write, step, here, content)
+
+    def finish(self) -> None:
+        """Wait until what `save` began is on disk.
 
         Raises:
             CheckpointError: it can't be written; earlier ones are untouched.
         """
-        if ranks.rank() == 0:
-            with replace_folder(self.folder / f"{step:010d}") as temporary:
-                for name, tensors in groups.items():
-                    plain = {key: x.detach().to("cpu").contiguous() for key, x in tensors.items()}
-                    save_file(_unshared(plain), temporary / f"{name}.safetensors")
-                (temporary / "facts.json").write_text(json.dumps({"fingerprint": self.fingerprint, **facts}))
-                files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
-                (temporary / MANIFEST).write_text(json.dumps(files))
-            for old in self._all()[: -self.keep]:
-                shutil.rmtree(old, ignore_errors=True)
-        ranks.wait()
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Let a write that is under way end, whatever comes of it."""
+        if self._writer is not None:
+            self._writer.shutdown()
+        self._writer = self._writing = None
+
+    def _write(self, step: int, groups: Mapping[str, Tensors], content: str) -> None:
+        with replace_folder(self.folder / f"{step:010d}") as temporary:
+            for name, tensors in groups.items():
+                save_file(_unshared({key: x.contiguous() for key, x in tensors.items()}),
+                          temporary / f"{name}.safetensors")  # fmt: skip
+            (temporary / "facts.json").write_text(content)
+            files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+            (temporary / MANIFEST).write_text(json.dumps(files))
+        for old in self._all()[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def load(self) -> Checkpoint | None:
         """The newest whole checkpoint, or None.
@@ -134,7 +163,7 @@ def _problem(folder: Path) -> str | None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimiser's state as flat tensors, and its groups' settings."""
+    """An optimiser's state as flat tensors, not copied, and its groups' settings."""
     state = optimizer.state_dict()
     tensors = {f"{number}.{name}": torch.as_tensor(value) for number, entry in state["state"].items()
                for name, value in entry.items() if value is not None}  # fmt: skip

@@ -8,17 +8,19 @@ processes, so that a run goes on under another one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import ranks
 from ..config import OptimSettings
 from ..errors import ConfigError
 from .checkpoint import optimizer_tensors, restore_optimizer
 from .optimizer import build_optimizer, set_rate
+from .seeding import random_state, restore_random_state
 
 State = dict[str, Tensor]
 
@@ -79,14 +81,32 @@ class Joined:
         return {name: x.detach().to("cpu", copy=True) for name, x in self.inner.state_dict().items()}
 
     def moments(self) -> tuple[State, list[dict[str, Any]]]:
-        """The whole optimiser's state as flat tensors `NUMBER.NAME`, and its groups' settings; every process takes
-        part."""
-        return optimizer_tensors(self.plain)
+        """The whole optimiser's state as flat tensors `NUMBER.NAME` on the CPU, and its groups' settings; every process
+        takes part."""
+        tensors, groups = optimizer_tensors(self.plain)
+        return {name: x.detach().to("cpu", copy=True) for name, x in tensors.items()}, groups
 
     def restore(self, weights: State, moments: State, groups: Sequence[Mapping[str, Any]]) -> None:
         """Go on from what `weights` and `moments` gave."""
         self.inner.load_state_dict(weights)
         restore_optimizer(self.plain, moments, [dict(group) for group in groups])
+
+    def settle(self, loss: Callable[[], Tensor]) -> None:
+        """After a resume: have gradients added up in the order of a run that was never stopped.
+
+        DDP orders its buckets anew after its first step; sums over three or more processes round by that order.
+
+        Args:
+            loss: of any batch; nothing of it stays.
+        """
+        if not isinstance(self.module, nn.parallel.DistributedDataParallel) or ranks.world_size() < 3:
+            return
+        random, weights = random_state(), self.weights()
+        self.module.train()
+        self.backward(loss(), closes_step=True)
+        self.forget()
+        self.inner.load_state_dict(weights)
+        restore_random_state(random)
 
     def close(self) -> None:
         """Let go of what the engine holds."""

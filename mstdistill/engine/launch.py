@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from ..errors import ConfigError
 from ..kernels.launch import use_triton
 
 
-def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | None = None, tf32: bool = True) -> Any:
+def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | None = None, tf32: bool = True,
+          timeout: float = 1800.0) -> Any:  # fmt: skip
     """An `accelerate.Accelerator`.
 
     Args:
@@ -21,6 +23,7 @@ def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | No
         trackers: names that Accelerate knows ("tensorboard", "wandb", "trackio", ...).
         folder: where trackers write.
         tf32: whether matrix products of float32 on a GPU are made in TF32, the mask kernels' included.
+        timeout: seconds that a process waits for the others.
 
     Raises:
         ConfigError: kernels or precision that the device can't run, an unknown or missing tracker, or a launch that
@@ -41,14 +44,15 @@ def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | No
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     # one process may run several experiments, each with its own precision; Accelerate keeps the first one's
     AcceleratorState._reset_state()
-    handlers = [InitProcessGroupKwargs(backend="gloo")] if cpu and several else []
+    wait = timedelta(seconds=timeout)
+    group = InitProcessGroupKwargs(backend="gloo", timeout=wait) if cpu else InitProcessGroupKwargs(timeout=wait)
     try:
         accelerator = Accelerator(
             cpu=cpu and not _asked("DEEPSPEED"),  # told of a CPU, Accelerate drops DeepSpeed, which runs there too
             mixed_precision=precision,
             log_with=list(trackers) or None,
             project_dir=str(folder) if folder else None,
-            kwargs_handlers=handlers,
+            kwargs_handlers=[group] if several else [],
         )
     except (ValueError, ImportError) as error:
         raise ConfigError(f"Accelerate can't start: {str(error).splitlines()[0]}") from None

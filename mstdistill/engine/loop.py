@@ -8,11 +8,8 @@ checkpoint continues bit for bit.
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,13 +20,14 @@ from .. import ranks
 from ..config import OptimSettings, RunSettings
 from ..data.batch import Batch
 from ..data.loader import Loader
-from ..errors import Interrupted, NonFiniteError
+from ..errors import NonFiniteError
 from .checkpoint import CheckpointStore
 from .graph import Recorder, StepGraph, recorder_for
 from .joined import State, join
 from .optimizer import learning_rate
 from .progress import Bar, Screen
 from .seeding import random_state, restore_random_state, seed_all
+from .stopping import Stopping, error
 
 
 class Stage(Protocol):
@@ -107,7 +105,7 @@ class Trainer:
         observe: Callable[[str, int, Mapping[str, Tensor]], None] | None = None,
     ) -> None:
         self.accelerator, self.run, self.seed, self.screen, self.observe = accelerator, run, seed, screen, observe
-        self.stop = threading.Event()
+        self.stopping = Stopping()
         self.recorder: Recorder | None = recorder_for(accelerator.device) if run.cuda_graph else None
 
     def fit(self, stage: Stage, loader: Loader, settings: OptimSettings, store: CheckpointStore) -> Fit:
@@ -115,7 +113,7 @@ class Trainer:
 
         Raises:
             NonFiniteError: NaN or Inf in a loss; the healthy state before it was saved.
-            Interrupted: Ctrl-C; the state was saved.
+            Interrupted: asked to stop; the state was saved.
         """
         seed_all(self.seed, stage.name, ranks.rank())
         stage.module.to(self.accelerator.device)
@@ -123,43 +121,24 @@ class Trainer:
         title, per_epoch, position = stage.name, loader.steps_per_epoch, fitting.position
         try:
             with (
-                self._listening(),
+                self.stopping.at_next_step(),
                 self.screen.task(title, settings.epochs * per_epoch, position.epoch * per_epoch + position.step) as bar,
             ):
                 while position.epoch < settings.epochs:
                     fitting.epoch(bar)
             state = position.best_state if position.best_state is not None else fitting.joined.weights()
+            store.finish()
         finally:
+            store.close()
             fitting.joined.close()
         return Fit(state, position.best_epoch if position.best_epoch >= 0 else settings.epochs - 1, position.history)
 
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Ctrl-C (or what schedulers send) asks for a stop at the next step, where the state can be saved; a second one
-        stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-
-        def ask(number: int, frame: Any) -> None:
-            if self.stop.is_set():
-                raise KeyboardInterrupt
-            self.stop.set()
-
-        for name in before:
-            signal.signal(name, ask)
-        try:
-            yield
-        finally:
-            for name, handler in before.items():
-                signal.signal(name, handler)
-
-    def stopped(self, number: int) -> bool:
-        """Whether to stop after this step; the ranks agree, which costs a round trip, so they ask now and then."""
+    def asked(self, number: int) -> int:
+        """The signal that asks for a stop after this step, or 0; the ranks agree, which costs a round trip, so they
+        look now and then."""
         if ranks.world_size() > 1:
-            return number % 8 == 7 and ranks.any_rank(self.stop.is_set(), self.accelerator.device)
-        return self.stop.is_set()
+            return self.stopping.agreed(self.accelerator.device) if number % 8 == 7 else 0
+        return self.stopping.asked
 
 
 class _Fitting:
@@ -199,10 +178,10 @@ class _Fitting:
                 and position.step < per_epoch
             ):
                 self._save()
-            if self.trainer.stopped(number):
+            if asked := self.trainer.asked(number):
                 self._save()
-                where = f"{self.stage.name}, epoch {position.epoch}, step {position.step}"
-                raise Interrupted(f"stopped in {where}; state saved")
+                self.store.finish()
+                raise error(asked, f"in {self.stage.name}, epoch {position.epoch}, step {position.step}; state saved")
         self._close_epoch(bar)
         due = time.monotonic() - self.saved >= self.run.checkpoint_seconds
         # clocks differ, and saving takes all processes
@@ -267,6 +246,7 @@ class _Fitting:
         if not stepped and not ranks.any_rank(not self.joined.finite(), self.accelerator.device):
             self.joined.forget()
             self._save()
+            self.store.finish()
             note = "the state before this step was saved"
         names = ", ".join(name for name in bad if name != "loss") or "the loss of another process"
         where = f"{self.stage.name}, epoch {self.position.epoch}, step {self.position.step}"
@@ -325,6 +305,10 @@ class _Fitting:
         """Instances of an optimiser's step, over all processes."""
         return self.loader.batch_size * self.loader.accumulate * ranks.world_size()
 
+    def _loss_of_any(self, epoch: int) -> Tensor:
+        batch = self.loader.first().to(self.accelerator.device)
+        return self.stage.losses(self.module, batch, epoch)["loss"]
+
     def _resume(self) -> _Position:
         found = self.store.load()
         if found is None:
@@ -335,6 +319,7 @@ class _Fitting:
             restore_random_state({name: rows[ranks.rank()] for name, rows in found.groups["random"].items()})
         if facts["scaler"] and getattr(self.accelerator, "scaler", None) is not None:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
+        self.joined.settle(lambda: self._loss_of_any(facts["epoch"]))
         self.trainer.screen.say(f"{self.stage.name}: continues at epoch {facts['epoch']}, step {facts['step']}")
         device = self.accelerator.device
         return _Position(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 from .ledger import Moment, Phase, Work
 
@@ -57,7 +58,7 @@ class Table:
     works: tuple[Work, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # known by itself: figures made from it are kept
 class StageProfile:
     """What a stage needs, on one process.
 
@@ -92,6 +93,7 @@ class StageProfile:
     tables: tuple[Table, ...]
     fake: bool
 
+    @lru_cache(maxsize=64)  # noqa: B019  profiles are few, and gone with the process
     def at(self, batch: int) -> Sized:
         """The step at another batch size, linear between or beyond the two that were measured."""
         small, large = self.sizes

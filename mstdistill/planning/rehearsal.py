@@ -130,9 +130,7 @@ class PlannedExperiment(Experiment):
         batch = min(loader.batch_size, len(loader.split))
         sizes = (batch, 2 * batch) if self.fake else SMALL
         optimizer = build_optimizer(settings, stage.module)
-        stage.module.train()
-        # from its second step on an optimiser has its state
-        self._step(stage, self._autocasted(stage.module), loader, optimizer, sizes[0], None)
+        self._prepare(stage, loader, optimizer)
         small, large = (self._rehearse(stage, loader, optimizer, size) for size in sizes)
         learning = [p for p in stage.module.parameters() if p.requires_grad]
         everything = _storages([*self.networks, stage.module])
@@ -186,37 +184,44 @@ class PlannedExperiment(Experiment):
         inputs, label = split.pick(rows, loader.modalities)
         return Batch(inputs, label, rows, torch.ones(size), float(size), scales=split.scales)
 
+    def _prepare(self, stage: Stage, loader: Loader, optimizer: torch.optim.Optimizer) -> None:
+        """What a first step leaves behind: the optimiser's state, and what stages find out on their first batch."""
+        stage.module.train()
+        with torch.no_grad():
+            stage.losses(self._autocasted(stage.module), self._batch(loader, 2).to(self.accelerator.device), 0)
+        for parameter in stage.module.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad()
+
     def _rehearse(self, stage: Stage, loader: Loader, optimizer: torch.optim.Optimizer, size: int) -> Sized:
         # in channels-last memory, and on a GPU, nothing is copied (what cuDNN takes isn't known)
         ledger = Ledger(scratch if self.on_cpu and not self.recipe.channels_last else None)
         with ledger, ledger.watching(stage.module):
-            moved = self._step(stage, self._autocasted(stage.module), loader, optimizer, size, ledger)
+            moved = self._step(stage, loader, optimizer, size, ledger)
         return Sized(size, ledger.phases, ledger.saved, moved)
 
-    def _step(self, stage: Stage, module: Any, loader: Loader, optimizer: torch.optim.Optimizer, size: int,
-              ledger: Ledger | None) -> float:  # fmt: skip
+    def _step(self, stage: Stage, loader: Loader, optimizer: torch.optim.Optimizer, size: int, ledger: Ledger) -> float:
         """As the trainer's step; gradients of a micro-batch before are there where the recipe accumulates."""
+        module = self._autocasted(stage.module)
         micros = 2 if self.recipe.accumulate > 1 else 1
         for number in range(micros):
-            if ledger is not None:
-                ledger.restart("forward")
+            ledger.restart("forward")
             stored = self._batch(loader, size)
             batch = stored.to(self.accelerator.device)
-            if ledger is not None:
-                ledger.adopt([*stored.inputs.values(), *batch.inputs.values(), stored.label, stored.weight])
+            ledger.adopt([*stored.inputs.values(), *batch.inputs.values(), stored.label, stored.weight])
             losses = stage.losses(module, batch, 0)
-            if ledger is not None:
-                ledger.restart("backward")
+            ledger.restart("backward")
             losses["loss"].backward()
             if number < micros - 1:
                 del losses
-        if ledger is not None:
-            ledger.restart("step")
+        ledger.restart("step")
         optimizer.step()
         optimizer.zero_grad()
         return float(sum(x.nbytes for x in (*stored.inputs.values(), stored.label)))
 
-    def _autocasted(self, module: nn.Module) -> Callable[..., Any]:
+    def _autocasted(self, module: nn.Module) -> Any:
         """As Accelerate's `prepare`: half precision inside where the recipe says so, float32 outside."""
         if self.recipe.precision == "no":
             return module
@@ -280,8 +285,8 @@ def _run(subject: Subject, on_cpu: bool, fake: bool) -> list[StageProfile]:
         experiment = PlannedExperiment(subject, label, folder, fake, on_cpu)
 
         def build(
-            place: Path, _: str, logits_of: Callable[[Batch], Tensor], loader: Loader, __: torch.device,
-            dtype: str = "float32", ___: object = None, resident: float = RESIDENT_BYTES,
+            place: Path, _: str, logits_of: Callable[[Batch], Tensor], loader: Loader, __: object,
+            ___: torch.device, dtype: str = "float32", resident: float = RESIDENT_BYTES, *____: object,
         ) -> _PlannedTable:  # fmt: skip
             return experiment.table(place, logits_of, loader, dtype, resident)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .engines import Engine, Setting, exchange
 from .ledger import Work
@@ -19,9 +20,21 @@ from .profile import StageProfile, Table
 def kernel_seconds(works: Sequence[Work], machine: Machine, precision: str, tf32: bool) -> float:
     """Seconds of kernels one after the other."""
     full, half = machine.rate(None, tf32), machine.rate("fp16" if precision == "fp16" else "bf16", tf32)
-    return sum(
-        max(work.flops / (half if work.half else full), work.bytes / machine.reads) + machine.per_operator
-        for work in works
+    reads = machine.reads
+    busy = sum(max(work.flops / (half if work.half else full), work.bytes / reads) for work in works)
+    return busy + len(works) * machine.per_operator
+
+
+@lru_cache(maxsize=256)
+def _pass_seconds(
+    profile: StageProfile, batch: int, machine: Machine, precision: str, tf32: bool
+) -> tuple[float, float]:
+    """Seconds of a micro-batch's passes, and of the optimiser's step."""
+    phases = profile.at(batch).phases
+    passes = [*phases["forward"].works, *phases["backward"].works]
+    return (
+        kernel_seconds(passes, machine, precision, tf32),
+        kernel_seconds(phases["step"].works, machine, precision, tf32),
     )
 
 
@@ -47,9 +60,8 @@ def step_time(engine: Engine, profile: StageProfile, setting: Setting, tf32: boo
         resident: the training data lie on the device.
     """
     machine, sized = setting.machine, profile.at(setting.batch)
-    passes = [*sized.phases["forward"].works, *sized.phases["backward"].works]
-    compute = setting.accumulate * kernel_seconds(passes, machine, setting.precision, tf32)
-    step = kernel_seconds(sized.phases["step"].works, machine, setting.precision, tf32)
+    passes, step = _pass_seconds(profile, setting.batch, machine, setting.precision, tf32)
+    compute = setting.accumulate * passes
     if engine.offload:
         step = 0.0  # the host's; with the exchange
     elif engine.optimiser:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ..config import CacheSettings
 from ..data.batch import Batch
 from ..experiment import Experiment
-from ..teachers.cache import HALVES, build_cache, fingerprint, open_cache, table_bytes
+from ..teachers.cache import HALVES, fingerprint, table_bytes
+from ..teachers.cache_shards import build_cache
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,12 @@ def constant_logits(
 
     expected = fingerprint((name, data.fingerprint, dtype, experiment.recipe.precision, *facts), modules)
     folder = experiment.folder / "cache" / name
-    found, why = open_cache(folder, expected, accelerator.device, settings.resident_gb * 1e9)
-    if found is None:
-        if why:
-            experiment.screen.say(f"cache {folder}: {why}; building it anew")
-        steps = -(-len(data) // (loader.batch_size * accelerator.num_processes))
-        with experiment.screen.task(f"cache {name}", steps) as bar:
-            found = build_cache(
-                folder, expected, live, loader, accelerator.device, dtype, bar.advance, settings.resident_gb * 1e9
-            )
+    steps = -(-len(data) // (loader.batch_size * accelerator.num_processes))
+    with experiment.screen.task(f"cache {name}", steps) as bar:
+        found = build_cache(
+            folder, expected, live, loader, row.shape[1:], accelerator.device, dtype, settings.resident_gb * 1e9,
+            bar.advance, experiment.screen.say,
+        )  # fmt: skip
     about = f"table of {list(found.shape)} {dtype}, {size / 1e6:.1f} MB"
     return LogitSource(lambda batch: found.look(batch.index), (), about, found.resident)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.progress import Screen
-from ..errors import Interrupted, MstdistillError
+from ..errors import Interrupted, MstdistillError, Preempted
 from ..files import write_text
 from .claims import take
 from .plan import Cell, Grid, code_version
@@ -113,6 +113,8 @@ class Worker:
         self._said = cell.title
         try:
             return self.run(cell, self.folder)
+        except Preempted as error:  # an end, but not the suite's
+            raise Interrupted(str(error)) from None
         except (Busy, Interrupted):
             raise
         except MstdistillError as error:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -170,15 +170,27 @@ def start(*words: object, **kwargs: object) -> subprocess.Popen[str]:
                             stderr=subprocess.PIPE, text=True, **kwargs)  # type: ignore[call-overload]  # fmt: skip
 
 
-def interrupted_run(data: Path, out: Path, *extra: str) -> tuple[int, str]:
-    """Ctrl-C in the middle of stage 1; its exit code and message."""
+def interrupted_run(data: Path, out: Path, *extra: str, signals: Sequence[int] = (signal.SIGINT,)) -> tuple[int, str]:
+    """Signals in the middle of stage 1; the run's exit code and message."""
     run = start("train", "av-digits", f"data.dir={data}", *FAST[1:], "cotrain.epochs=400", *extra, "--out", out)
     deadline = time.monotonic() + 90
     while not list((out / "cotrain" / "checkpoints").glob("0*")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    run.send_signal(signal.SIGINT)
+    for number in signals:
+        run.send_signal(number)
     _, err = run.communicate(timeout=60)
     return run.returncode, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_may_ask_twice_and_it_is_no_failure(number: int, data: Path, tmp_path: Path) -> None:
+    """Schedulers and launchers both pass their signal on."""
+    code, err = interrupted_run(data, tmp_path / "r", signals=(number, number))
+    assert code == 0, err
+    assert "stopped in cotrain, epoch" in err
+    assert f"resume with: mstdistill train av-digits data.dir={data}" in err
+    assert list((tmp_path / "r" / "cotrain" / "checkpoints").glob("0*"))
 
 
 @pytest.mark.slow
@@ -190,7 +202,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_damage_is_passed_over(
     assert code == 130, err
     assert "stopped in cotrain, epoch" in err
     assert "state saved" in err
-    assert "the same command continues it" in err
+    assert "resume with: mstdistill train av-digits" in err
     assert len(err.strip().splitlines()) == 1, err
     kept = sorted((out / "cotrain" / "checkpoints").glob("0*"))
     assert len(kept) == 2
