@@ -91,6 +91,11 @@ class RoutingRule:
                 "loss; use rule topk-weighted or soft, or signal task"
             )
 
+    @property
+    def needs_chosen_alone(self) -> bool:
+        """Whether an instance's loss asks for its chosen teachers alone."""
+        return self.name != "soft" and self.signal not in ("task", "both")
+
     def select(
         self, router_logits: Tensor, index: Tensor, epoch: int, weight: Tensor | None = None, balance: str = ""
     ) -> Routing:
@@ -120,13 +125,15 @@ class RoutingRule:
         temperature: float,
         *,
         rows: Tensor | None = None,
+        chosen: bool = False,
         label: Tensor | None = None,
         kd_scale: Tensor | None = None,
         task_scale: Tensor | None = None,
         ignore_index: int | None = None,
     ) -> Distilled:
         """Distillation and task loss per instance [B]; the teachers [B, M, C, ...] are constants, or with `rows` a
-        table [N, M, C, ...] of them. The other arguments are those of `kernels.distillation_loss`."""
+        table [N, M, C, ...] of them, or `chosen`: [B, k, C, ...] of the routing's k alone. The other arguments are
+        those of `kernels.distillation_loss`."""
         learns = self.signal in ("distill", "both")
         indices: Tensor | None = routing.indices
         weights = None
@@ -136,6 +143,8 @@ class RoutingRule:
             weights = routing.log_probs.gather(1, routing.indices).softmax(dim=1)
         if weights is not None and not learns:
             weights = weights.detach()
+        if chosen:
+            indices = torch.arange(routing.indices.shape[1], device=student.device).expand_as(routing.indices)
         return distillation_loss(
             student, teachers, indices, weights, label, rows, temperature, self.name == "soft", kd_scale, task_scale,
             -100 if ignore_index is None else ignore_index,

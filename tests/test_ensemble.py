@@ -128,6 +128,57 @@ def test_a_network_that_joins_rows_runs_separately(inputs: dict[str, Tensor]) ->
     assert found.shared == {0: False}
 
 
+class Centred(nn.Module):
+    """Logits of an instance depend on its neighbours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        return self.fc2(x - x.mean(dim=0))
+
+
+@pytest.mark.parametrize("mode", ["independent", "cumulative"])
+@pytest.mark.parametrize("k", [1, 2, 7])
+def test_chosen_members_alone_equal_all_of_them(
+    mode: str, k: int, teachers: list[Teacher], inputs: dict[str, Tensor]
+) -> None:
+    teachers = [*teachers, Teacher("centred", Centred().double(), ("m1",), ("fc1",))]
+    ensemble = ensemble_of(mode, None, teachers, inputs)
+    indices = torch.stack([torch.randperm(7)[:k] for _ in range(9)])
+    rows: dict[str, int] = {}
+    for teacher in teachers:
+        teacher.module.register_forward_hook(
+            lambda _, args, out, name=teacher.name: rows.update({name: rows.get(name, 0) + len(args[0])})
+        )
+    wanted = ensemble(inputs).gather(1, indices.unsqueeze(2).expand(-1, -1, 3))
+    assert torch.allclose(ensemble.chosen(inputs, indices), wanted, rtol=0, atol=1e-12)
+    assert ensemble.apart == {0: True, 1: True, 2: True, 3: False}
+    rows.clear()
+    ensemble.chosen(inputs, indices)
+    for name, members in (("both", (0, 1)), ("other", (2, 3, 4)), ("plain", (5,))):
+        own = torch.isin(indices, torch.tensor(members)).any(dim=1)
+        assert rows.get(name, 0) == int(own.sum()), name  # once each, and nobody else
+    assert rows.get("centred", 0) == (9 if (indices == 6).any() else 0)
+
+
+def test_sixty_four_specialised_teachers(inputs: dict[str, Tensor]) -> None:
+    """16 teachers with 4 masks each, one chosen an instance: 9 of 576 forwards, and the teachers' weights once."""
+    torch.manual_seed(5)
+    teachers = [Teacher(f"t{n}", nn.Sequential(*[nn.Linear(6, 6) for _ in range(4)], nn.Linear(6, 3)).double(), ("m1",),
+                        ("0", "1", "2", "3")) for n in range(16)]  # fmt: skip
+    ensemble = ensemble_of("independent", None, teachers, inputs)
+    assert len(ensemble.members) == 64
+    indices = torch.randint(64, (9, 1))
+    wanted = ensemble(inputs).gather(1, indices.unsqueeze(2).expand(-1, -1, 3))
+    assert torch.allclose(ensemble.chosen(inputs, indices), wanted, rtol=0, atol=1e-12)
+    held = sum(p.numel() for teacher in teachers for p in teacher.module.parameters())
+    assert held == 16 * (4 * (6 * 6 + 6) + 6 * 3 + 3)
+    assert not any(p.requires_grad for teacher in teachers for p in teacher.module.parameters())
+
+
 def test_tuple_outputs_and_no_teacher_gradient(inputs: dict[str, Tensor]) -> None:
     teachers = [Teacher("pair", Pair().double(), ("m1",), ("layer",))]
     ensemble = ensemble_of("independent", None, teachers, inputs)

@@ -242,7 +242,7 @@ def _shapes_agree(self: Ensemble, number: int, members: Sequence[int], inputs: M
     try:
         few = {name: x[:8] for name, x in inputs.items()}
         with torch.no_grad():
-            return self._together(number, members, few)[0].shape == self.teachers[number].logits(few).shape
+            return self._together(number, members, few)[0][1].shape == self.teachers[number].logits(few).shape
     except Exception:  # whatever a network raises where rows and batch no longer agree
         return False
     finally:
@@ -294,6 +294,8 @@ def _run(subject: Subject, on_cpu: bool, fake: bool) -> list[StageProfile]:
         if not on_cpu:
             stack.enter_context(_replaced(kernels_mask, _ScalarAttention=FusedAttention))
         stack.enter_context(_replaced(tables_module, build_cache=build, fingerprint=lambda *_: ""))
+        # fake tensors choose nothing; that all teachers run bounds it from above
+        stack.enter_context(_replaced(Ensemble, chosen=lambda own, inputs, which: own(inputs)[:, : which.shape[1]]))
         stack.enter_context(_replaced(salience, run=_no_salience))
         outcome = find_method(subject.recipe.method)(experiment)
         if experiment.twin is not None and outcome.finished:

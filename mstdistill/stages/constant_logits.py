@@ -25,12 +25,15 @@ class LogitSource:
         modalities: what a batch must hold for it: nothing when they come from a table.
         about: one line for people.
         resident: whether they lie in the device's memory.
+        choose: where they are live and a forward for chosen teachers was given: from a batch and the chosen ones [B, k]
+            to their logits [B, k, C, ...].
     """
 
     look: Callable[[Batch], tuple[Tensor, Tensor | None]]
     modalities: tuple[str, ...]
     about: str
     resident: bool = False
+    choose: Callable[[Batch, Tensor], Tensor] | None = None
 
     def gather(self, batch: Batch) -> Tensor:
         """Logits [B, M, C, ...] of the batch, in float32 or float64."""
@@ -48,6 +51,7 @@ def constant_logits(
     modules: Mapping[str, nn.Module],
     facts: Sequence[object],
     settings: CacheSettings,
+    chosen: Callable[[Batch, Tensor], Tensor] | None = None,
 ) -> LogitSource:
     """A table of `forward`'s logits over a split, or `forward` itself.
 
@@ -56,18 +60,20 @@ def constant_logits(
     Args:
         name: of the table, under the run's cache folder.
         forward: from a batch on the device to logits [B, M, C, ...].
+        chosen: as `forward`, for chosen teachers alone.
         modules, facts: what the table's fingerprint is made of, besides the data.
     """
     accelerator, data = experiment.accelerator, experiment.splits[split]
 
     @torch.no_grad()
-    def live(batch: Batch) -> Tensor:
+    def live(batch: Batch, indices: Tensor | None = None) -> Tensor:
         with accelerator.autocast():
-            logits = forward(batch)
+            logits = forward(batch) if indices is None or chosen is None else chosen(batch, indices)
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def falls_back(why: str) -> LogitSource:
-        return LogitSource(lambda batch: (live(batch), None), tuple(modalities), f"live: {why}")
+        return LogitSource(lambda batch: (live(batch), None), tuple(modalities), f"live: {why}",
+                           choose=live if chosen is not None else None)  # fmt: skip
 
     if settings.mode == "never":
         return falls_back("distill.cache.mode=never")

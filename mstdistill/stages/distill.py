@@ -77,6 +77,7 @@ class Distill:
         return constant_logits(
             experiment, "teachers-train", lambda batch: ensemble(batch.inputs), ensemble.modalities, "train",
             modules, (ensemble.mask_mode, *ensemble.names), experiment.recipe.distill.cache,
+            lambda batch, indices: ensemble.chosen(batch.inputs, indices),
         )  # fmt: skip
 
     @property
@@ -103,13 +104,17 @@ class Distill:
         recipe, weights = self.experiment.recipe, self.experiment.recipe.distill.weights
         ignore = self.experiment.task.ignore_index
         student, scores = module(batch.inputs[self.experiment.target])
-        teachers, rows = self.teachers.look(batch)
         routing = self.rule.select(scores, batch.index, epoch, batch.weight, recipe.routing.balance)
+        chosen = self.teachers.choose is not None and self.rule.needs_chosen_alone
+        if self.teachers.choose is not None and chosen:
+            teachers, rows = self.teachers.choose(batch, routing.indices), None
+        else:
+            teachers, rows = self.teachers.look(batch)
         dtype = routing.log_probs.dtype
         share = batch.scale(dtype)
         task_share = losses.task_scale(batch, dtype, self.experiment.dense, ignore)
         found = self.rule.distillation(
-            student, teachers, routing, recipe.temperature, rows=rows, label=batch.label,
+            student, teachers, routing, recipe.temperature, rows=rows, chosen=chosen, label=batch.label,
             kd_scale=share * decayed(weights.kd, weights.kd_decay, epoch), task_scale=task_share * weights.task,
             ignore_index=ignore,
         )  # fmt: skip

@@ -1,21 +1,21 @@
 """The ensemble of specialised teachers: (teacher, tap, mask) each, M in all, one tensor of logits [B, M, C].
 
-A teacher's variants differ only from their taps on. So a teacher runs once: at a tap the batch grows by a copy of its
-rows with the mask applied, and what follows treats the variants as one larger batch. That is exact where nothing after
-the tap mixes rows or joins them with a tensor of the old batch size; the first batch is checked against separate
-forwards, and a teacher that fails the check runs them separately from then on.
+A teacher runs once for its variants (`shared_pass`). That is exact where nothing after a tap mixes rows or joins them
+with a tensor of the old batch size; the first batch is checked against separate forwards, and a teacher that fails the
+check runs them separately from then on. Where a router has chosen, an instance runs through its own teachers alone.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .shared_pass import RowsMixed, Variant, shared_pass
 from .tap import Teacher, find, freeze, hooked
 
 # Largest relative difference at which the shared pass counts as the same numbers: rounding of another batch size.
@@ -65,6 +65,7 @@ class Ensemble(nn.Module):
                 modules.append(mask)
         self.masks = nn.ModuleList(modules)
         self.shared: dict[int, bool] = {}
+        self.apart: dict[int, bool] = {}
 
     @property
     def names(self) -> list[str]:
@@ -96,6 +97,51 @@ class Ensemble(nn.Module):
             parts.extend(self._variants(number, inputs))
         return torch.stack(parts, dim=1)
 
+    @torch.no_grad()
+    def chosen(self, inputs: Mapping[str, Tensor], indices: Tensor) -> Tensor:
+        """Logits [B, k, C, ...] of each instance's own members `indices` [B, k]; no other member sees it.
+
+        A teacher whose rows depend on each other (the first batch shows it) runs on the whole batch.
+        """
+        wanted = torch.zeros(len(indices), len(self.members), dtype=torch.bool, device=indices.device)
+        wanted.scatter_(1, indices, True)
+        logits: Tensor | None = None
+        for number in range(len(self.teachers)):
+            members = [i for i, member in enumerate(self.members) if member.teacher == number]
+            if number not in self.apart:
+                self.apart[number] = self._check_apart(number, members, inputs)
+            for member, rows, found in self._wanted(number, members, inputs, wanted):
+                if logits is None:
+                    logits = found.new_zeros(*indices.shape, *found.shape[1:])
+                at, place = (indices[rows] == member).nonzero(as_tuple=True)
+                logits[rows[at], place] = found[at]
+        assert logits is not None
+        return logits
+
+    def _wanted(
+        self, number: int, members: Sequence[int], inputs: Mapping[str, Tensor], wanted: Tensor
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Of each wanted member of a teacher: its instances [R] and their logits [R, C, ...]."""
+        own = wanted[:, list(members)]
+        rows = own.any(dim=1).nonzero()[:, 0]
+        if not len(rows):
+            return
+        if not self.apart[number]:
+            everyone = torch.arange(len(wanted), device=wanted.device)
+            for member, logits in zip(members, self._variants(number, inputs), strict=True):
+                yield member, everyone, logits
+            return
+        part = {name: x[rows] for name, x in inputs.items()}
+        if len(members) > 1 and self.shared.get(number, False):
+            for member, (at, logits) in zip(members, self._together(number, members, part, own[rows]), strict=True):
+                yield member, rows if at is None else rows[at], logits
+            return
+        for position, member in enumerate(members):
+            at = own[rows][:, position].nonzero()[:, 0]
+            if len(at):
+                alone = {name: x[at] for name, x in part.items()}
+                yield member, rows[at], self._separately(number, [member], alone)[0]
+
     def _variants(self, number: int, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         members = [i for i, member in enumerate(self.members) if member.teacher == number]
         if len(members) == 1:
@@ -107,7 +153,7 @@ class Ensemble(nn.Module):
             self.shared[number] = self._check_sharing(number, members, inputs)
         if self.shared[number]:
             try:
-                return self._together(number, members, inputs)
+                return [logits for _, logits in self._together(number, members, inputs)]
             except torch.OutOfMemoryError:  # a RuntimeError too, and no sign of mixed rows
                 raise
             except _MIXED:  # the first batch needed no attention mask, this one does
@@ -141,45 +187,24 @@ class Ensemble(nn.Module):
                 results.append(teacher.logits(inputs))
         return results
 
-    def _together(self, number: int, members: Sequence[int], inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """One forward; `groups` says which members each block of B rows stands for."""
-        teacher = self.teachers[number]
-        batch = next(iter(inputs.values())).shape[0]
-        groups: list[list[int]] = [list(members)]
+    def _together(
+        self, number: int, members: Sequence[int], inputs: Mapping[str, Tensor], wanted: Tensor | None = None
+    ) -> list[tuple[Tensor | None, Tensor]]:
+        """One forward for all of a teacher's members; see `shared_pass`."""
+        first = members[0]
+        variants = [
+            Variant(str(self.members[m].tap), self._mask(m), frozenset(one - first for one in self._active(m)))
+            for m in members
+        ]
+        return shared_pass(self.teachers[number], variants, inputs, wanted)
 
-        def at_tap(tap: str) -> Callable[[Tensor], Tensor]:
-            def change(feature: Tensor) -> Tensor:
-                for member in members:
-                    if self.members[member].tap == tap:
-                        feature = split(member, feature)
-                return feature
-
-            return change
-
-        def split(masked: int, feature: Tensor) -> Tensor:
-            nonlocal groups
-            if feature.shape[0] != batch * len(groups):
-                raise _RowsMixed
-            blocks, after = [], []
-            for group, rows in zip(groups, feature.split(batch), strict=True):
-                on = [member for member in group if masked in self._active(member)]
-                off = [member for member in group if member not in on]
-                if off:
-                    blocks.append(rows)
-                    after.append(off)
-                if on:
-                    blocks.append(self._mask(masked)(rows))
-                    after.append(on)
-            groups = after
-            return torch.cat(blocks)
-
-        changes = {tap: at_tap(tap) for tap in teacher.taps}
-        with hooked(teacher.module, changes, f"teacher {teacher.name!r}"):
-            logits = teacher.logits(inputs)
-        if logits.shape[0] != batch * len(groups):
-            raise _RowsMixed
-        found = {member: rows for group, rows in zip(groups, logits.split(batch), strict=True) for member in group}
-        return [found[member] for member in members]
+    @torch.no_grad()
+    def _check_apart(self, number: int, members: Sequence[int], inputs: Mapping[str, Tensor]) -> bool:
+        """Whether an instance's logits are the same without its neighbours; finds out too whether a pass is shared."""
+        inputs = {name: x[:_CHECKED_ROWS] for name, x in inputs.items()}
+        whole = torch.stack(self._variants(number, inputs))
+        some = torch.stack(self._variants(number, {name: x[::2] for name, x in inputs.items()}))
+        return some.shape[1:] == whole[:, ::2].shape[1:] and _same(some, whole[:, ::2])
 
     @torch.no_grad()
     def _check_sharing(self, number: int, members: Sequence[int], inputs: Mapping[str, Tensor]) -> bool:
@@ -190,26 +215,26 @@ class Ensemble(nn.Module):
         try:
             separate = torch.stack(self._separately(number, members, inputs))
             try:
-                together = torch.stack(self._together(number, members, inputs))
+                together = torch.stack([logits for _, logits in self._together(number, members, inputs)])
             except _MIXED:  # shapes that no longer fit: the network joins rows after a tap
                 return False
             if together.shape != separate.shape:
                 return False
-            # half precision rounds each batch size its own way: a tenth of a logit would still be a mixed-up row
-            tolerance = SHARED_TOLERANCE.get(separate.dtype, 2e-2)
-            scale = separate.abs().max().clamp(min=1.0)
-            return bool((together - separate).abs().max() <= tolerance * scale)
+            return _same(together, separate)
         finally:
             for mask, was in zip(self.masks, training, strict=True):
                 mask.train(was)
 
 
-class _RowsMixed(Exception):
-    """The batch axis no longer counts instances after a tap."""
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two passes gave the same numbers, up to the rounding of another batch size."""
+    # half precision rounds each batch size its own way: a tenth of a logit would still be a mixed-up row
+    tolerance = SHARED_TOLERANCE.get(one.dtype, 2e-2)
+    return bool((one - other).abs().max() <= tolerance * other.abs().max().clamp(min=1.0))
 
 
 # What a network raises where rows and batch no longer agree.
-_MIXED = (_RowsMixed, RuntimeError, IndexError, ValueError)
+_MIXED = (RowsMixed, RuntimeError, IndexError, ValueError)
 
 
 def _chain(first: Callable[[Tensor], Tensor], then: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
