@@ -24,7 +24,7 @@ from .config import Recipe, dump, parse
 from .data.loader import DatasetSplit, Split
 from .data.task import Task
 from .data.views import modality_of
-from .engine.launch import start, trackers_started
+from .engine.launch import start, trackers_ended, trackers_started
 from .engine.loop import Trainer
 from .engine.progress import Screen
 from .engine.stopping import resume_with
@@ -201,7 +201,7 @@ def _run(
             else:
                 screen.say(f"stopped after {recipe.run.stop_after}; the same command without run.stop_after goes on")
     finally:
-        accelerator.end_training()
+        trackers_ended(accelerator)
     return Result(experiment.student.eval(), summary, folder)
 
 

@@ -33,6 +33,38 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
+def share_of(count: int, world: int, rank: int) -> slice:
+    """A rank's part of `count` rows: as equal as they can be, the first ranks have one more."""
+    least, more = divmod(count, world)
+    start = rank * least + min(rank, more)
+    return slice(start, start + least + (rank < more))
+
+
+def rows_of_all(rows: Tensor, count: int) -> Tensor:
+    """The ranks' rows [B, ...] one after the other, [count, ...]; with this rank's share of the gradient.
+
+    Every rank computes one loss from the result and the ranks' gradients are averaged afterwards (DDP), so the local
+    gradient is multiplied by the number of ranks: the average is then the gradient of the global loss.
+
+    Args:
+        rows: this rank's; where `share_of` leaves it none, one that is dropped.
+        count: rows of all ranks, split by `share_of`.
+    """
+    world = world_size()
+    if world == 1:
+        return rows
+    most = max(1, -(-count // world))
+    own = rows.detach()
+    sent = torch.cat([own, own.new_zeros(most - len(own), *own.shape[1:])]).contiguous()
+    parts = [torch.empty_like(sent) for _ in range(world)]
+    dist.all_gather(parts, sent)
+    sizes = [len(range(count)[share_of(count, world, other)]) for other in range(world)]
+    parts = [part[:size] for part, size in zip(parts, sizes, strict=True)]
+    if rows.requires_grad:
+        parts[rank()] = (own + world * (rows - own))[: sizes[rank()]]
+    return torch.cat(parts)
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set on any rank."""
     if world_size() == 1:

@@ -2,11 +2,11 @@
 
 Memory is what torch's CPU allocator hands out, by the events of `torch.profiler`, in a process that has nothing else to
 do: the most bytes alive within a step, of the steps that start with the optimiser's state in place. It is exact where
-the peak of the resident set is not (freed blocks stay with the process); that is measured too, in a second process
+the peak of the resident set is not (freed blocks stay with the process); that is measured too, in a run before it
 without a profiler, which also takes the times. What NumPy allocates (tables of logits) is in neither account. Beside
 the total stands what a step itself allocates: the total may be made of weights and data, which are easy to foresee.
 
-    python scripts/check_plan.py --out docs/results/planning-cpu.json
+    python scripts/check_plan.py --out docs/results/planning-cpu.json --docs docs/planning.md
 """
 
 from __future__ import annotations
@@ -30,26 +30,29 @@ import torch
 
 from mstdistill import config
 from mstdistill.data.store import write
+from mstdistill.engine.checkpoint import CheckpointStore
 from mstdistill.engine.progress import Screen
 from mstdistill.experiment import Experiment
 from mstdistill.planning.figures import figures_of
 from mstdistill.planning.plan import Request, make_plan
 from mstdistill.planning.subject import PUBLISHED, subject_of
 
-# Names of cases: a recipe and its settings.
+# By name: a recipe, its batch size and other settings.
 CASES = {
-    f"{recipe}, {target}, batch {batch}": (recipe, [f"target={target}", f"batch_size={batch}"])
-    for recipe, target, batch in (
+    f"{recipe}, {target}, {', '.join([f'batch {batch}', *more])}": (recipe, batch, [f"target={target}", *more])
+    for recipe, target, batch, *more in (
         ("av-digits", "image", 64), ("av-digits", "image", 1024), ("av-digits", "audio", 64),
-        ("av-digits", "audio", 1024), ("av-mnist", "image", 64), ("av-mnist", "image", 128), ("av-mnist", "audio", 64),
-        ("crisismmd-v2", "image", 64),
+        ("av-digits", "audio", 1024), ("av-digits", "image", 256, "distill.cache.mode=never", "routing.rule=soft"),
+        ("av-digits", "image", 256, "distill.cache.mode=never"), ("av-mnist", "image", 64), ("av-mnist", "image", 128),
+        ("av-mnist", "audio", 64), ("crisismmd-v2", "image", 64),
     )
 }  # fmt: skip
 SHORT = ["cotrain.epochs=2", "specialise.epochs=2", "distill.epochs=2", "alone.epochs=2", "run.trackers=[]",
          "run.checkpoint_seconds=1000000"]  # fmt: skip
 TARGET = 0.15
-# Not torch's allocations: tables lie in NumPy's memory.
-ELSEWHERE = ("cache", "runtime")
+# Tables lie in NumPy's memory; no checkpoint is written (see `marked`).
+ELSEWHERE = ("cache", "runtime", "checkpoint")
+MARKS = ("<!-- measured: scripts/check_plan.py --docs -->", "<!-- end -->")
 
 
 def random_data(recipe: str, batch: int, folder: Path) -> None:
@@ -67,8 +70,9 @@ def random_data(recipe: str, batch: int, folder: Path) -> None:
 
 @contextmanager
 def marked(note: Any) -> Iterator[None]:
-    """Within the block `note("begin", stage)` is called before each loss."""
-    original = Experiment.train
+    """Within the block `note("begin", stage, rows)` is called before each loss, and no checkpoint is written: its
+    thread frees what this one allocates, and the profiler sees one thread."""
+    original, save = Experiment.train, CheckpointStore.save
 
     def train(self: Experiment, stage: Any, *args: Any, **kwargs: Any) -> Any:
         losses = stage.losses
@@ -80,29 +84,28 @@ def marked(note: Any) -> Iterator[None]:
         stage.losses = noted
         return original(self, stage, *args, **kwargs)
 
-    Experiment.train = train  # type: ignore[method-assign]
+    Experiment.train, CheckpointStore.save = train, lambda *_: None  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        Experiment.train = original  # type: ignore[method-assign]
+        Experiment.train, CheckpointStore.save = original, save  # type: ignore[method-assign]
 
 
-def run_child(mode: str, recipe: str, overrides: list[str]) -> dict[str, Any]:
-    """A short run in this process; by stage `memory`, or `seconds` and `rss`."""
+def run_child(recipe: str, overrides: list[str]) -> dict[str, Any]:
+    """Short runs in this process: by stage `seconds` and `rss` of the first, `memory` of the second."""
     from mstdistill.pipeline import train
 
     resolved = config.load(recipe, [*overrides, *SHORT])
-    with tempfile.TemporaryDirectory() as folder:
 
-        def go(note: Any) -> None:
-            with marked(note):
-                train(resolved, Path(folder) / "run", Screen(quiet=True),
-                      observe=lambda stage, number, _: note("end", stage, number))  # fmt: skip
+    def go(note: Any) -> None:
+        with tempfile.TemporaryDirectory() as folder, marked(note):
+            train(resolved, Path(folder) / "run", Screen(quiet=True),
+                  observe=lambda stage, number, _: note("end", stage, number))  # fmt: skip
 
-        return _memory(go) if mode == "memory" else _seconds(go)
+    return {**_seconds(go), "memory": _memory(go)}
 
 
-def _memory(go: Any) -> dict[str, Any]:
+def _memory(go: Any) -> dict[str, list[int]]:
     from torch.profiler import ProfilerActivity, profile, record_function
 
     def note(*words: object) -> None:
@@ -165,9 +168,9 @@ def _status(key: str) -> float:
     return float("nan")
 
 
-def child(mode: str, recipe: str, overrides: list[str]) -> dict[str, Any]:
+def child(recipe: str, overrides: list[str]) -> dict[str, Any]:
     """`run_child` in a process of its own."""
-    command = [sys.executable, __file__, "--child", mode, recipe, *overrides]
+    command = [sys.executable, __file__, "--child", recipe, *overrides]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
@@ -178,16 +181,13 @@ def child(mode: str, recipe: str, overrides: list[str]) -> dict[str, Any]:
 
 def check(name: str) -> list[dict[str, Any]]:
     """A row for each stage of a case."""
-    recipe, overrides = CASES[name]
+    recipe, batch, others = CASES[name]
     with tempfile.TemporaryDirectory() as folder:
-        if recipe != "av-digits":
-            batch = int(overrides[-1].partition("=")[2])
-            random_data(recipe, batch, Path(folder) / "data")
-            overrides = [*overrides, f"data.dir={folder}/data"]
+        overrides = [*others, f"batch_size={batch}", f"data.dir={folder}/data"]
+        random_data(recipe, batch, Path(folder) / "data")
         plan = make_plan(Request(config.load(recipe, [*overrides, *SHORT]), "cpu"))
         stages = figures_of(plan, recipe, overrides)["engines"]["single process"]["stages"]
-        found = child("memory", recipe, overrides)
-        timed = child("time", recipe, overrides)
+        found = child(recipe, overrides)
     rows = []
     for stage, figures in stages.items():
         needs, step = figures["memory"], figures["step"]
@@ -195,18 +195,19 @@ def check(name: str) -> list[dict[str, Any]]:
         within = needs["gradients"] + needs["activations"] + needs["workspace"]
         seconds = step["compute"] + step["optimiser"]
         rows.append({
-            "case": name, "stage": stage, "predicted_bytes": predicted, "measured_bytes": found[stage][0],
-            "error": predicted / found[stage][0] - 1, "predicted_step_bytes": within,
-            "measured_step_bytes": found[stage][1], "step_error": within / found[stage][1] - 1,
-            "rss_over_baseline": timed["rss"][stage],
-            "predicted_seconds": seconds, "measured_seconds": timed["seconds"][stage],
-            "time_ratio": seconds / timed["seconds"][stage], "memory": needs,
+            "case": name, "stage": stage, "predicted_bytes": predicted, "measured_bytes": found["memory"][stage][0],
+            "error": predicted / found["memory"][stage][0] - 1, "predicted_step_bytes": within,
+            "measured_step_bytes": found["memory"][stage][1], "step_error": within / found["memory"][stage][1] - 1,
+            "rss_over_baseline": found["rss"][stage],
+            "predicted_seconds": seconds, "measured_seconds": found["seconds"][stage],
+            "time_ratio": seconds / found["seconds"][stage], "memory": needs,
         })  # fmt: skip
     return rows
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/planning.md."""
+def markdown(found: dict[str, Any]) -> str:
+    """The text of docs/planning.md: a table, and what to make of it."""
+    rows = found["rows"]
     lines = ["| case | stage | memory: predicted | measured | error | error of what a step allocates | "
              "time of a step: predicted | measured | ratio |",
              "| --- | --- | --: | --: | --: | --: | --: | --: | --: |"]  # fmt: skip
@@ -217,15 +218,32 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             f"{1e3 * row['predicted_seconds']:.2f} ms | {1e3 * row['measured_seconds']:.2f} ms | "
             f"{row['time_ratio']:.2f} |"
         )
-    return "\n".join(lines)
+    ratios = sorted(row["time_ratio"] for row in rows)
+    facts = ", ".join(f"{key} {value}" for key, value in found["facts"].items())
+    return "\n".join([
+        *lines, "",
+        f"{found['within']} of {len(rows)} within {100 * found['target']:.0f} %; what a step allocates, "
+        f"{sum(abs(row['step_error']) <= found['target'] for row in rows)}. Predicted over measured time: "
+        f"{ratios[0]:.2f} to {ratios[-1]:.2f}, median {statistics.median(ratios):.2f}. ({facts}.)",
+    ])  # fmt: skip
+
+
+def write_docs(path: Path, text: str) -> None:
+    """Put the text between the marks of a page."""
+    before, _, rest = path.read_text().partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not end:
+        raise SystemExit(f"{path} has no marks: {' ... '.join(MARKS)}")
+    path.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
-        print(json.dumps(run_child(sys.argv[2], sys.argv[3], sys.argv[4:])))
+        print(json.dumps(run_child(sys.argv[2], sys.argv[3:])))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file of every figure")
+    parser.add_argument("--docs", type=Path, help="page to put the table in")
     parser.add_argument("--only", help="cases whose name holds this")
     chosen = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -233,13 +251,15 @@ def main() -> None:
         if not chosen.only or chosen.only in name:
             rows += check(name)
             print(f"{name}: done", file=sys.stderr, flush=True)
+    facts = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads(),
+             "processor": platform.processor() or platform.machine()}  # fmt: skip
     within = sum(abs(row["error"]) <= TARGET for row in rows)
-    print(markdown(rows))
-    print(f"\n{within} of {len(rows)} within {100 * TARGET:.0f} %")
+    found = {"facts": facts, "target": TARGET, "within": within, "rows": rows}
+    print(markdown(found))
     if chosen.out:
-        facts = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads(),
-                 "processor": platform.processor() or platform.machine()}  # fmt: skip
-        chosen.out.write_text(json.dumps({"facts": facts, "target": TARGET, "within": within, "rows": rows}, indent=1))
+        chosen.out.write_text(json.dumps(found, indent=1) + "\n")
+    if chosen.docs:
+        write_docs(chosen.docs, markdown(found))
 
 
 if __name__ == "__main__":

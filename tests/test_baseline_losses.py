@@ -126,12 +126,10 @@ def test_negatives_are_of_other_classes_and_depend_on_seed_epoch_and_instance_al
         Negatives(torch.zeros(5, dtype=torch.int64), 0)
 
 
-def test_a_relation_leaves_padding_out_and_counts_by_its_instances() -> None:
+def test_a_relation_counts_by_its_part_of_the_step() -> None:
     x = logits(5, 3)
-    batch = Batch({}, torch.zeros(5), torch.arange(5), torch.tensor([1.0, 1, 1, 0, 0]), normaliser=6.0, share=0.5)
-    assert float(relational(batch, lambda rows: rows.sum(), x)) == pytest.approx(float(x[:3].sum()) * 3 / 6)
-    batch.weight.zero_()
-    assert float(relational(batch, lambda rows: rows.sum(), x)) == 0.0
+    batch = Batch({}, torch.zeros(5), torch.arange(5), torch.ones(5), normaliser=10.0, share=0.5)
+    assert float(relational(batch, lambda rows: rows.sum(), x)) == pytest.approx(float(x.sum()) / 2)
 
 
 def test_salience_permutes_one_channel_of_vectors_maps_and_tokens() -> None:

@@ -14,11 +14,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mstdistill import config
 from mstdistill.engine.optimizer import build_optimizer
+from mstdistill.engine.progress import Screen
 from mstdistill.errors import ConfigError
 from mstdistill.planning import show
 from mstdistill.planning.engines import DDP, ENGINES, SINGLE, Setting, exchange, memory
@@ -121,7 +123,7 @@ def stage(learning: int = 10_000_000, tensors: int = 10) -> StageProfile:
                      1e5 * batch, 1e3 * batch)  # fmt: skip
 
     return StageProfile("stage", (size(8), size(16)), 1000, 1, 8, 1, learning, 4.0 * learning, tensors, 8.0 * learning,
-                        1e6, 0, 0, ("x",), 100, 0, (), True)  # fmt: skip
+                        1e6, 0, 0, 0, ("x",), 100, 0, (), True)  # fmt: skip
 
 
 def setting(world: int, gpu: str = "h100", precision: str = "no", nodes: int = 1, accumulate: int = 1) -> Setting:
@@ -175,23 +177,27 @@ def test_a_kernel_takes_the_longer_of_its_two_sides() -> None:
     )
 
 
-WIDE = ("mask.hidden_dim_factor=4",)
+def advice(gpus: int, bytes_: float = GPUS["h100"].memory) -> Plan:
+    """A plan for a stage whose weights weigh most."""
+    subject = profiles("av-digits")[0]
+    machine = replace(GPUS["h100"], memory=bytes_)
+    return weigh(Request(config.load("av-digits"), "h100", gpus), machine, subject, [stage(1_000_000_000)])
 
 
 def test_advice_goes_from_plain_to_sharded_as_the_gpu_shrinks() -> None:
-    roomy = plan_of("crisismmd-v2", "h100", 8, 1, *WIDE)
+    roomy = advice(8)
     assert roomy.chosen is not None
     assert roomy.chosen.engine is DDP
     ddp = next(one for one in roomy.candidates if one.engine is DDP)
     others = [one.largest for one in roomy.candidates if not one.engine.plain and not one.engine.offload]
     assert min(others) < ddp.largest
     # room for the smallest of those that share, and none for DDP
-    tight = plan_of("crisismmd-v2", "h100", 8, 1, *WIDE, bytes_=(min(others) + 1e6) / 0.9)
+    tight = advice(8, (min(others) + 1e6) / 0.9)
     assert tight.chosen is not None
     assert tight.chosen.cut == 1
     assert not tight.chosen.engine.plain
     assert "more than 90 %" in tight.reasons["DDP"]
-    alone = plan_of("crisismmd-v2", "h100", 1, 1, *WIDE)
+    alone = advice(1)
     assert alone.chosen is not None
     assert alone.chosen.engine is SINGLE
 
@@ -249,6 +255,20 @@ def test_methods_of_the_comparison_plan_too(method: str) -> None:
     assert "distill" in plan.chosen.stages
 
 
+@pytest.mark.parametrize("rule", ["topk-mean", "soft"])
+def test_live_teachers_are_counted_whichever_are_chosen(rule: str) -> None:
+    words = ("distill.cache.mode=never", "routing.signal=none", f"routing.rule={rule}", "specialise.epochs=0")
+    (_, live), (_, cached) = profiles("av-digits", *words), profiles("av-digits")
+    live, cached = (next(one for one in found if one.name == "distill") for found in (live, cached))
+    assert live.fake
+    assert not live.tables
+    assert live.loaded == ("audio", "image")
+    # the student learns the same; the teachers' forward passes and their inputs come on top
+    assert live.learning_bytes == cached.learning_bytes
+    assert live.sizes[0].flops > 2 * cached.sizes[0].flops
+    assert live.sizes[0].phases["forward"].fullest.besides > cached.sizes[0].phases["forward"].fullest.besides
+
+
 def test_hugging_face_models_and_own_data_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Models from local folders: their configs are read, their weights are not."""
     from . import tiny_hub
@@ -292,7 +312,8 @@ def numbers(value: Any) -> list[float]:
 
 def test_json_holds_each_number_that_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str],
                                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("mstdistill.planning.plan.rehearse", lambda *_: profiles("av-digits")[1])
     path = tmp_path / "plan.json"
     assert run_plan("av-digits", "--gpus", "4", "--nodes", "2", "--json", str(path)) == 0
     printed = capfd.readouterr().out
@@ -307,6 +328,45 @@ def test_json_holds_each_number_that_is_printed(tmp_path: Path, capfd: pytest.Ca
     assert len(shown) > 100
     missing = [one for one in shown if one.rstrip(".,") not in texts]
     assert not missing, missing
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gpus", "nodes", "memory", "override"),
+    [
+        ("nyu-depth-v2", 8, 2, 80e9, ()),
+        ("av-digits", 1, 1, 1e6, ()),  # nothing fits
+        ("av-digits", 1, 1, 3.02e9, ()),
+        ("av-digits", 8, 1, 80e9, ("method=c2kd",)),
+    ],
+)
+def test_nothing_is_cut_on_a_narrow_terminal(recipe: str, gpus: int, nodes: int, memory: float,
+                                             override: tuple[str, ...], capfd: pytest.CaptureFixture[str],
+                                             monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "80")
+    plan = plan_of(recipe, "h100", gpus, nodes, *override, bytes_=memory)
+    screen, tables = Screen(), 0
+    for part in show.shown(figures_of(plan, recipe, override)):
+        screen.say(part)
+        printed = capfd.readouterr().out
+        if not isinstance(part, Table):
+            continue
+        tables += 1
+        assert max(map(len, printed.splitlines())) <= 80
+        said = " ".join(re.sub("[^ -~]", " ", printed).split())
+        assert not part.title or str(part.title) in said
+        for column in part.columns:
+            assert str(column.header) in said
+            for cell in map(str, column.cells):  # reasons go over several lines
+                assert cell in said or (cell in plan.reasons.values() and set(cell.split()) <= set(said.split()))
+    assert tables >= 3
+
+
+def test_tables_too_wide_for_one_become_several() -> None:
+    columns = {f"a stage of a long name {n}": {"one": f"{n}.25 GB", "two": show.NOTHING} for n in range(7)}
+    parts = list(show._tables("title", columns))
+    assert [str(column.header) for part in parts for column in part.columns if column.header] == list(columns)
+    assert len(parts) > 1
+    assert all(list(part.columns[0].cells) == ["one"] for part in parts)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ class Batch:
         inputs: modality -> [B, ...].
         label: [B] or [B, H, W] int64.
         index: [B] int64, positions in the split.
-        weight: [B] float, 1 for an instance, 0 for padding that keeps the ranks' shapes equal.
+        weight: [B] float, 1 for an instance, 0 for the one row of a rank that has no instance of this micro-batch.
         normaliser: instances in the optimiser step over all ranks and micro-batches, divided by the ranks; a sum of
             weighted losses divided by it averages, over DDP's mean of the ranks, to the mean over the global batch.
         share: this micro-batch's part of the optimiser step's instances.

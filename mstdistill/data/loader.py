@@ -216,9 +216,9 @@ class Loader:
             parts = [step[i : i + wide] for i in range(0, len(step), wide)]
             micro = []
             for number, part in enumerate(parts):
-                rows = -(-len(part) // world)
-                mine = part[rank * rows : (rank + 1) * rows]
-                padding = np.resize(part, rows - len(mine))
+                mine = part[ranks.share_of(len(part), world, rank)]
+                # no process may be left out of a step; a row that doesn't count keeps it in
+                padding = part[: len(mine) == 0]
                 micro.append(
                     MicroBatch(
                         index=np.concatenate([mine, padding]),

@@ -5,7 +5,6 @@ The stage keeps its own module; a copy of it is sharded.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,13 +15,15 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ..config import OptimSettings
 from .checkpoint import optimizer_tensors, restore_optimizer
 from .joined import Joined, State
+from .twin import bring_back, set_aside, twin_of
 
 
 class FullyShardedJoined(Joined):
     """A copy of the stage's module under FSDP2; see `Joined`."""
 
     def __init__(self, accelerator: Any, module: nn.Module, settings: OptimSettings) -> None:
-        super().__init__(accelerator, copy.deepcopy(module), settings)
+        super().__init__(accelerator, twin_of(module), settings)
+        self.original, self.home = module, set_aside(module)
         self.inner = self.accelerator.unwrap_model(self.module)
 
     def weights(self) -> State:
@@ -42,6 +43,10 @@ class FullyShardedJoined(Joined):
             number, key = name.split(".", 1)
             parts[name] = _like(value, learning[int(number)]) if key != "step" else value
         restore_optimizer(self.plain, parts, [dict(group) for group in groups])
+
+    def close(self) -> None:
+        super().close()
+        bring_back(self.original, self.home)
 
 
 def _whole(x: Tensor) -> Tensor:

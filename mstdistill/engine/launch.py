@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from datetime import timedelta
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from ..errors import ConfigError
 from ..kernels.launch import use_triton
@@ -109,3 +111,18 @@ def trackers_started(accelerator: Any, name: str, settings: dict[str, Any]) -> N
 
     walk("", settings)
     accelerator.init_trackers(name, config=flat)
+
+
+def trackers_ended(accelerator: Any) -> None:
+    """Close what `trackers_started` opened; the processes stay together for the next run of this program."""
+    for tracker in getattr(accelerator, "trackers", []):
+        tracker.finish()
+
+
+def _leave() -> None:
+    """At the program's end the processes part, which NCCL wants to be told."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+atexit.register(_leave)

@@ -21,6 +21,7 @@ from ..config import OptimSettings, RunSettings
 from ..data.batch import Batch
 from ..data.loader import Loader
 from ..errors import NonFiniteError
+from .batch_norm import over_processes
 from .checkpoint import CheckpointStore
 from .graph import Recorder, StepGraph, recorder_for
 from .joined import State, join
@@ -117,6 +118,10 @@ class Trainer:
         """
         seed_all(self.seed, stage.name, ranks.rank())
         stage.module.to(self.accelerator.device)
+        with over_processes(stage.module):
+            return self._fit(stage, loader, settings, store)
+
+    def _fit(self, stage: Stage, loader: Loader, settings: OptimSettings, store: CheckpointStore) -> Fit:
         fitting = _Fitting(self, stage, loader, settings, store)
         title, per_epoch, position = stage.name, loader.steps_per_epoch, fitting.position
         try:

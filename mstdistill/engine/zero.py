@@ -6,7 +6,6 @@ its backward pass.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from ..config import OptimSettings
 from ..errors import ConfigError
 from .joined import Joined, State
+from .twin import set_aside, twin_of
 
 
 class ZeroJoined(Joined):
@@ -36,7 +36,8 @@ class ZeroJoined(Joined):
             raise ConfigError(
                 "the DeepSpeed config has an optimizer or a scheduler; leave them out: the recipe says how stages learn"
             )
-        super().__init__(accelerator, copy.deepcopy(module), settings)
+        super().__init__(accelerator, twin_of(module), settings)
+        self.original, self.home = module, set_aside(module)
         self.learning = [p for p in self.inner.parameters() if p.requires_grad]
 
     @property

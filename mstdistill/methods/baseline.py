@@ -195,29 +195,15 @@ def options_of(method: type[Baseline], given: Mapping[str, Any]) -> Any:
         raise ConfigError(f"baseline.options.{where}={first['input']!r}: {problem}") from None
 
 
-def real_rows(batch: Batch, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The rows of instances, without the padding that keeps several processes' shapes equal.
-
-    Padding can be there only where the processes' rows don't add up, which is known without a look at the device.
-    """
-    if len(batch.weight) * ranks.world_size() == round(batch.instances):
-        return tensors
-    return tuple(x[batch.weight > 0] for x in tensors)
-
-
 def relational(batch: Batch, loss: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """A loss over the relations between instances, which exist within one process's micro-batch.
+    """A loss over the relations between the instances of a micro-batch, all processes' ones.
 
-    It counts by its instances, so that equal parts of a global batch weigh the same; nothing where no instance is left.
+    It counts by its instances, so that equal parts of an optimiser's step weigh the same.
 
     Args:
         loss: from tensors [B, ...] to a scalar.
     """
-    kept = real_rows(batch, *tensors)
-    if len(kept[0]) == 0:
-        return tensors[0].sum() * 0.0
-    value = loss(*kept)
-    return value * (batch.weight.to(value.dtype).sum() / batch.normaliser)
+    return loss(*(ranks.rows_of_all(x, round(batch.instances)) for x in tensors)) * batch.share
 
 
 def true_class(label: Tensor, num_classes: int, ignore_index: int | None) -> tuple[Tensor, Tensor]:

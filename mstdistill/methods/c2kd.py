@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from .. import losses
+from .. import losses, ranks
 from ..config import Settings
 from ..errors import ConfigError
 from ..experiment import Experiment
@@ -70,10 +70,10 @@ def exchange_rows(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """NT of the student's proxy from the teacher's and the other way round, [B] each, and who agrees [B].
 
-    Dense logits exchange over all instances of a batch in which any agrees.
+    Dense logits exchange over all instances of a batch in which any agrees, of whichever process.
     """
     agrees = kendall_tau(student, teacher) > krc
-    chosen = agrees.any().expand_as(agrees) if student.dim() > 2 else agrees
+    chosen = (ranks.total(agrees.sum()) > 0).expand_as(agrees) if student.dim() > 2 else agrees
     chosen = chosen.to(student.dtype)
     s_from_t = nontarget_rows(student, teacher.detach(), label, remove_target) * chosen
     t_from_s = nontarget_rows(teacher, student.detach(), label, remove_target) * chosen

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from ..engine.seeding import named_seed
 from ..errors import ConfigError
 from ..experiment import Experiment
 from ..routing import _hash_uniform
-from .baseline import Baseline, Seen, real_rows
+from .baseline import Baseline, Seen
 from .comparison import compare
 from .embedding import Embedding
 from .mst import Outcome
@@ -146,20 +145,8 @@ class Negatives:
 
 
 def gathered(batch: Batch, *tensors: Tensor) -> list[Tensor]:
-    """The rows of all processes' instances [W * B, ...] without padding; the ranks' shapes are equal."""
-    kept = [x.detach() for x in tensors]
-    weight = batch.weight
-    if ranks.world_size() > 1:
-        rows = []
-        for x in [*kept, weight]:
-            parts = [torch.empty_like(x) for _ in range(ranks.world_size())]
-            dist.all_gather(parts, x.contiguous())
-            rows.append(torch.cat(parts))
-        *kept, weight = rows
-        if len(weight) != round(batch.instances):
-            kept = [x[weight > 0] for x in kept]
-        return kept
-    return list(real_rows(batch, *kept))
+    """The rows of all processes' instances [W * B, ...] without padding."""
+    return [ranks.rows_of_all(x.detach(), round(batch.instances)) for x in tensors]
 
 
 class Crd(Baseline):

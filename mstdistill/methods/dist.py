@@ -5,7 +5,7 @@ With P [B, C] the softened probabilities and d = 1 - Pearson's correlation:
     inter = mean over instances of d(P_s[b, :], P_t[b, :]),   intra = mean over classes of d(P_s[:, c], P_t[:, c])
     loss = (1 - alpha) CE + alpha T^2 (b inter + g intra)
 
-The second relation is over the instances of a micro-batch of one process.
+The second relation is over the instances of a micro-batch of all processes.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .. import losses
+from .. import losses, ranks
 from ..config import Settings
 from ..data.batch import Batch
 from ..experiment import Experiment
@@ -34,15 +34,17 @@ def frozen_channels(x: Tensor, index: Tensor, axis: int = 1, weight: Tensor | No
 
     Args:
         axis: of the channels.
-        weight: [B] 0 for rows that are padding.
+        weight: [B] 0 for rows that are padding; with it the mean is over all processes' rows, and has no gradient.
     """
     shape = [1] * x.dim()
     shape[axis] = x.shape[axis]
     chosen = torch.zeros(x.shape[axis], dtype=torch.bool, device=x.device).index_fill(0, index, True).view(shape)
     if weight is None:
         return torch.where(chosen, x.mean(dim=0, keepdim=True), x)
-    share = weight.to(x.dtype) / weight.sum().clamp(min=1).to(x.dtype)
-    return torch.where(chosen, torch.einsum("b,b...->...", share, x).unsqueeze(0), x)
+    wide = x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    sums = ranks.total(torch.einsum("b,b...->...", weight.to(wide.dtype), wide))
+    mean = sums / ranks.total(weight.sum()).clamp(min=1).to(wide.dtype)
+    return torch.where(chosen, mean.to(x.dtype).unsqueeze(0), x)
 
 
 def least_salient(values: Tensor, ratio: float) -> Tensor:

@@ -5,7 +5,7 @@ With P_T = softmax(z / T) [B, C]:
     L = mean over T of [ KD_T + MSE(P_s' P_s, P_t' P_t) + MSE(P_s P_s', P_t P_t') ] / 3
     loss = (1 - alpha) CE + alpha L
 
-Both relations are over the instances of a micro-batch of one process.
+Both relations are over the instances of a micro-batch of all processes.
 """
 
 from __future__ import annotations

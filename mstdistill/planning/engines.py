@@ -119,7 +119,7 @@ def memory(engine: Engine, profile: StageProfile, setting: Setting) -> dict[str,
         "runtime": machine.context + (NCCL_BYTES if n > 1 and not machine.is_cpu else 0),
     }
     if machine.is_cpu:
-        terms["best epoch"] = profile.best
+        terms |= {"best epoch": profile.best, "checkpoint": profile.checkpoint}
     if engine is DDP:
         terms["exchange"] = learning  # buckets, beside the gradients themselves
     if not engine.plain:

@@ -13,8 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from ..config import OptimSettings
+from ..engine.optimizer import build_optimizer
 from ..errors import ConfigError, nearest
+from .ledger import Ledger
 
 GPU_FLOPS_EFFICIENCY = 0.5
 GPU_BANDWIDTH_EFFICIENCY = 0.75
@@ -131,20 +135,25 @@ def find_machine(name: str, processes: int = 1) -> Machine:
 
 
 def probe_cpu(processes: int = 1) -> Machine:
-    """This machine's CPU, measured in a fraction of a second: a matrix product, a copy, and an operator of nothing."""
+    """This machine's CPU, measured in a fraction of a second: a matrix product, a copy, and a step of next to nothing,
+    which is all starts of operators: Python, dispatcher and autograd."""
     size = 768
     a, b, out = torch.rand(size, size), torch.rand(size, size), torch.empty(size, size)
     flops = 2 * size**3 / _best(lambda: torch.mm(a, b, out=out), 8)
     source, target = torch.zeros(2**24), torch.empty(2**24)
     bandwidth = 2 * source.nbytes / _best(lambda: target.copy_(source), 4)
-    tiny = torch.zeros(1)
+    tiny = nn.Sequential(*(layer for _ in range(8) for layer in (nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU())))
+    optimizer, few = build_optimizer(OptimSettings(), tiny), torch.rand(4, 4)
 
-    def hundred() -> None:
-        for _ in range(100):
-            torch.add(tiny, tiny)
+    def step() -> None:
+        tiny(few).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
-    # autograd's bookkeeping and the loop's Python double what the bare operator takes
-    per_operator = 2 * _best(hundred, 5) / 100
+    step()
+    with Ledger() as ledger:
+        step()
+    per_operator = _best(step, 8) / len(ledger.phases["forward"].works)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     share = 1.0 / processes
     return Machine(

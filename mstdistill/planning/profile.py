@@ -68,10 +68,10 @@ class StageProfile:
         learning: elements that learn, and `learning_bytes` of them; `learning_tensors` is how many tensors they are.
         optimiser: bytes of the optimiser's state.
         beside: bytes of all other networks on the device, and of buffers.
-        best: bytes of the copy of the best epoch, on the host.
+        best: bytes of the copy of the best epoch, on the host; checkpoint: of that which is written while training
+            goes on.
         loaded: modalities that a batch holds; row_bytes: of an instance of them and its label, as stored.
         held: bytes of data that the host's process holds.
-        live: forward passes of teachers are in the step, since their logits don't come from tables.
     """
 
     name: str
@@ -87,6 +87,7 @@ class StageProfile:
     beside: float
     buffers: float
     best: float
+    checkpoint: float
     loaded: tuple[str, ...]
     row_bytes: float
     held: float

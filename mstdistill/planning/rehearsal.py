@@ -130,7 +130,7 @@ class PlannedExperiment(Experiment):
         batch = min(loader.batch_size, len(loader.split))
         sizes = (batch, 2 * batch) if self.fake else SMALL
         optimizer = build_optimizer(settings, stage.module)
-        self._prepare(stage, loader, optimizer)
+        self._prepare(stage, loader, optimizer, sizes[0])
         small, large = (self._rehearse(stage, loader, optimizer, size) for size in sizes)
         learning = [p for p in stage.module.parameters() if p.requires_grad]
         everything = _storages([*self.networks, stage.module])
@@ -139,6 +139,8 @@ class PlannedExperiment(Experiment):
         row = sum(split.columns[name].bytes for name in loader.modalities) + 8 * max(1, _count(split.label))
         selects = not (stage.name == "cotrain" and self.recipe.cotrain.select == "last")
         state = sum(x.nbytes for x in stage.module.state_dict().values())
+        moments = sum(x.nbytes for own in optimizer.state.values() for x in own.values() if isinstance(x, Tensor))
+        several = settings.epochs > 1
         self.profiles.append(StageProfile(
             name=stage.name,
             sizes=(small, large),
@@ -149,11 +151,11 @@ class PlannedExperiment(Experiment):
             learning=sum(p.numel() for p in learning),
             learning_bytes=sum(own.values()),
             learning_tensors=len(learning),
-            optimiser=sum(x.nbytes for state in optimizer.state.values() for x in state.values()
-                          if isinstance(x, Tensor)),
+            optimiser=moments,
             beside=sum(everything.values()) - sum(own.values()),
             buffers=sum(x.nbytes for x in stage.module.buffers()),
-            best=state if selects and settings.epochs > 1 else 0,
+            best=state if selects and several else 0,
+            checkpoint=state + moments if several or self.recipe.run.checkpoint_steps else 0,
             loaded=tuple(loader.modalities),
             row_bytes=row,
             held=self.subject.held if self.on_cpu else 0,
@@ -184,11 +186,11 @@ class PlannedExperiment(Experiment):
         inputs, label = split.pick(rows, loader.modalities)
         return Batch(inputs, label, rows, torch.ones(size), float(size), scales=split.scales)
 
-    def _prepare(self, stage: Stage, loader: Loader, optimizer: torch.optim.Optimizer) -> None:
+    def _prepare(self, stage: Stage, loader: Loader, optimizer: torch.optim.Optimizer, size: int) -> None:
         """What a first step leaves behind: the optimiser's state, and what stages find out on their first batch."""
         stage.module.train()
         with torch.no_grad():
-            stage.losses(self._autocasted(stage.module), self._batch(loader, 2).to(self.accelerator.device), 0)
+            stage.losses(self._autocasted(stage.module), self._batch(loader, size).to(self.accelerator.device), 0)
         for parameter in stage.module.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
@@ -250,6 +252,12 @@ def _shapes_agree(self: Ensemble, number: int, members: Sequence[int], inputs: M
             mask.train(was)
 
 
+@torch.no_grad()
+def _all_of_them(self: Ensemble, inputs: Mapping[str, Tensor], which: Tensor) -> Tensor:
+    """In the place of `Ensemble.chosen`: which rows a teacher gets depends on values; that all get all is the most."""
+    return self({name: x.clone() for name, x in inputs.items()})[:, : which.shape[1]]
+
+
 def _no_salience(experiment: Experiment, teacher: Teacher, place: Feature, repeats: int = 10, *_: object) -> Tensor:
     """In the place of `salience.run`, which trains nothing and goes over the whole split: any channels will do."""
     batch = experiment.loader("train", teacher.modalities).first(2)
@@ -294,8 +302,7 @@ def _run(subject: Subject, on_cpu: bool, fake: bool) -> list[StageProfile]:
         if not on_cpu:
             stack.enter_context(_replaced(kernels_mask, _ScalarAttention=FusedAttention))
         stack.enter_context(_replaced(tables_module, build_cache=build, fingerprint=lambda *_: ""))
-        # fake tensors choose nothing; that all teachers run bounds it from above
-        stack.enter_context(_replaced(Ensemble, chosen=lambda own, inputs, which: own(inputs)[:, : which.shape[1]]))
+        stack.enter_context(_replaced(Ensemble, chosen=_all_of_them))
         stack.enter_context(_replaced(salience, run=_no_salience))
         outcome = find_method(subject.recipe.method)(experiment)
         if experiment.twin is not None and outcome.finished:
@@ -307,7 +314,7 @@ def _run(subject: Subject, on_cpu: bool, fake: bool) -> list[StageProfile]:
 
 def _label_shape(subject: Subject, fake: bool) -> tuple[int, ...]:
     """() or (H, W), from the student's logits of one instance."""
-    student, _ = subject.material.networks(Screen(quiet=True))
+    student = subject.material.twin(Screen(quiet=True))
     split = PlannedSplit(2, subject.columns, (), 2, not fake)
     view = subject.material.target
     inputs, _ = split.fetch(np.arange(2), [view])

@@ -9,7 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 _MEMORY = ("weights", "other networks", "gradients", "optimiser", "activations", "batch", "workspace", "exchange",
-           "data", "cache", "runtime", "best epoch", "total")  # fmt: skip
+           "data", "cache", "runtime", "best epoch", "checkpoint", "total")  # fmt: skip
+# Columns of the narrowest terminal that tables are made for, and a figure that says nothing.
+WIDTH, NOTHING = 80, "-"
 
 
 def bytes_text(value: float) -> str:
@@ -17,7 +19,7 @@ def bytes_text(value: float) -> str:
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.3g} {unit}" if value / size < 1000 else f"{value / size:.0f} {unit}"
-    return f"{value:.0f} B" if value else "-"
+    return f"{value:.0f} B" if value else NOTHING
 
 
 def seconds_text(value: float) -> str:
@@ -25,7 +27,7 @@ def seconds_text(value: float) -> str:
     for unit, size in (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if value >= size:
             return f"{value / size:.3g} {unit}"
-    return f"{value * 1e9:.3g} ns" if value else "-"
+    return f"{value * 1e9:.3g} ns" if value else NOTHING
 
 
 def flops_text(value: float) -> str:
@@ -45,63 +47,84 @@ def shown(figures: Mapping[str, Any]) -> Iterator[Any]:
     yield Text(f"machine: {figures['gpus']} x {machine['title']}" + (f" on each of {figures['nodes']} nodes"
                if figures["nodes"] > 1 else "") + f", {bytes_text(machine['memory'])} each")  # fmt: skip
     engine = figures["chosen"] or figures["engines"][figures["shown"]]
-    yield _memory_table(figures["shown"], engine)
-    yield _time_table(figures, engine)
-    tables = [(name, table) for name, stage in figures["measured"]["stages"].items() for table in stage["tables"]]
-    if tables:
-        yield _cache_table(tables, engine)
+    stages = engine["stages"]
+    yield from _tables(
+        f"memory of a process under {figures['shown']}, at the fullest moment of a step",
+        {name: _memory(stage["memory"]) for name, stage in stages.items()},
+    )
+    yield from _tables("a step, and the run", {name: _time(name, stage, figures) for name, stage in stages.items()})
+    yield from _tables("tables of constant logits", {
+        one["name"]: _cache(name, one, stages[name]) for name, stage in figures["measured"]["stages"].items()
+        for one in stage["tables"]
+    })  # fmt: skip
     yield _engine_table(figures)
     yield from _verdict(figures)
 
 
-def _memory_table(name: str, engine: Mapping[str, Any]) -> Table:
-    table = Table(title=f"memory of a process under {name}, at the fullest moment of a step", title_justify="left")
-    table.add_column("")
-    for stage in engine["stages"]:
-        table.add_column(stage, justify="right")
-    for term in _MEMORY:
-        values = [stage["memory"].get(term, 0.0) for stage in engine["stages"].values()]
-        if any(values):
-            table.add_row(term, *(bytes_text(value) for value in values), style="bold" if term == "total" else None)
-    return table
+def _tables(title: str, columns: Mapping[str, Mapping[str, str]]) -> Iterator[Table]:
+    """Figures as rows, those without any left out; several tables under each other where one would be too wide."""
+    rows = [row for row in next(iter(columns.values()), {}) if any(one[row] != NOTHING for one in columns.values())]
+    parts: list[list[str]] = []
+    room = 0
+    for name in columns:
+        width = 3 + max(map(len, (name, *(columns[name][row] for row in rows))))
+        if width > room:
+            parts.append([])
+            room = WIDTH - 4 - max(map(len, rows))
+        parts[-1].append(name)
+        room -= width
+    for number, names in enumerate(parts):
+        table = Table("", title=None if number else title, title_justify="left")
+        for name in names:
+            table.add_column(name, justify="right")
+        for row in rows:
+            table.add_row(row, *(columns[name][row] for name in names), style="bold" if row == "total" else None)
+        yield table
 
 
-def _time_table(figures: Mapping[str, Any], engine: Mapping[str, Any]) -> Table:
-    table = Table(title="a step, and the run", title_justify="left")
-    for heading in ("stage", "batch", "all processes", "FLOPs", "operators", "computes", "optimiser", "data",
-                    "exchange", "step", "steps", "epochs", "stage takes", "sent a step"):  # fmt: skip
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
-    for name, stage in engine["stages"].items():
-        measured, step = figures["measured"]["stages"][name], stage["step"]
-        batch = f"{stage['batch']}" + (f" x {stage['accumulate']}" if stage["accumulate"] > 1 else "")
-        table.add_row(
-            name, batch, f"{figures['global_batch'][name]:,}", flops_text(measured["flops"]["at"]),
-            f"{measured['operators']:,}", *(seconds_text(step[k]) for k in ("compute", "optimiser", "feed", "exchange",
-                                                                           "total")),
-            f"{stage['steps_per_epoch']:,}", f"{stage['epochs']:,}", seconds_text(stage["seconds"]),
-            bytes_text(stage["exchange"]["bytes"]),
-        )  # fmt: skip
-    return table
+def _memory(needs: Mapping[str, float]) -> dict[str, str]:
+    return {term: bytes_text(needs.get(term, 0.0)) for term in _MEMORY}
 
 
-def _cache_table(tables: list[tuple[str, Any]], engine: Mapping[str, Any]) -> Table:
-    table = Table("stage", "table", "shape", "type", "size", "held", "built in", title="tables of constant logits",
-                  title_justify="left")  # fmt: skip
-    for stage, one in tables:
-        seconds = engine["stages"][stage]["table_seconds"][one["name"]]
-        table.add_row(stage, one["name"], "x".join(f"{n}" for n in one["shape"]), one["dtype"],
-                      bytes_text(one["bytes"]), "device" if one["resident"] else "disk",
-                      seconds_text(seconds))  # fmt: skip
-    return table
+def _time(name: str, stage: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, str]:
+    measured, step = figures["measured"]["stages"][name], stage["step"]
+    return {
+        "batch": f"{stage['batch']}" + (f" x {stage['accumulate']}" if stage["accumulate"] > 1 else ""),
+        "of all processes": f"{figures['global_batch'][name]:,}",
+        "forward, backward": flops_text(measured["flops"]["at"]),
+        "operators": f"{measured['operators']:,}",
+        "computes": seconds_text(step["compute"]),
+        "optimiser": seconds_text(step["optimiser"]),
+        "data": seconds_text(step["feed"]),
+        "exchange": seconds_text(step["exchange"]),
+        "step": seconds_text(step["total"]),
+        "sends in a step": bytes_text(stage["exchange"]["bytes"]),
+        "steps of an epoch": f"{stage['steps_per_epoch']:,}",
+        "epochs": f"{stage['epochs']:,}",
+        "stage": seconds_text(stage["seconds"]),
+    }
+
+
+def _cache(name: str, one: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "of stage": name,
+        "shape": "x".join(f"{n}" for n in one["shape"]),
+        "type": one["dtype"],
+        "size": bytes_text(one["bytes"]),
+        "held": "device" if one["resident"] else "disk",
+        "built in": seconds_text(stage["table_seconds"][one["name"]]),
+    }
 
 
 def _engine_table(figures: Mapping[str, Any]) -> Table:
     chosen = (figures["chosen"] or {}).get("name")
-    table = Table("launch", "memory", "in", "whole run", "", title="ways to launch, with the whole batch",
-                  title_justify="left")  # fmt: skip
+    table = Table(title="ways to launch, with the whole batch", title_justify="left")
+    for heading in ("launch", "memory", "whole run"):
+        table.add_column(heading, justify="left" if heading == "launch" else "right", no_wrap=True)
+    table.add_column("")  # words, which may go over several lines
     for name, one in figures["engines"].items():
         why = one["reason"] if name != chosen else "chosen" if one["fits"] else "chosen, with a smaller batch"
-        table.add_row(name, bytes_text(one["largest"]), one["fullest"], seconds_text(one["seconds"]), why)
+        table.add_row(name, bytes_text(one["largest"]), seconds_text(one["seconds"]), why)
     return table
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -87,13 +88,15 @@ class Salience:
         with experiment.accelerator.autocast():
             student = call(experiment.student, batch.inputs, (experiment.target,))
         found = torch.zeros(channels + 1, dtype=torch.float64, device=device)
-        cells = torch.arange(channels * self.repeats, device=device)
+        # each process a part of the permutations, of all processes' instances
+        mine = ranks.share_of(channels * self.repeats, ranks.world_size(), ranks.rank())
+        cells = torch.arange(channels * self.repeats, device=device)[mine]
         for part in cells.split(max(LARGEST // size, 1)):
             which = part % channels
             logits = self.logits(batch, (which, orders[part // channels]))
             apart = (logits - student.to(logits.dtype)).square().flatten(2).mean(dim=2)
             found.index_add_(0, which, (apart.to(torch.float64) * batch.weight).sum(dim=1))
-        found[-1] = batch.weight.sum() * self.repeats
+        found[-1] = batch.weight.sum() * self.repeats / ranks.world_size()
         return found
 
     def _size(self, batch: Batch) -> tuple[int, int]:
@@ -131,8 +134,8 @@ def run(
     total: Tensor | None = None
     with experiment.screen.task(NAME, steps) as bar:
         for number, batch in zip(range(steps), loader.epoch(0), strict=False):
-            seed = named_seed(experiment.recipe.seed, NAME, number, ranks.rank())
-            sums = measure.sums(batch.to(experiment.accelerator.device), seed)
+            seed = named_seed(experiment.recipe.seed, NAME, number, 0)
+            sums = measure.sums(_whole(batch.to(experiment.accelerator.device)), seed)
             total = sums if total is None else total + sums
             bar.advance()
     assert total is not None
@@ -141,6 +144,20 @@ def run(
     values = (values - values.min()) / (values.max() - values.min()).clamp(min=1e-300)
     _keep(experiment, values, time.monotonic() - started)
     return values
+
+
+def _whole(batch: Batch) -> Batch:
+    """The micro-batch of all processes: a permutation is over all of its instances."""
+    if ranks.world_size() == 1:
+        return batch
+    count = round(batch.instances)
+    return replace(
+        batch,
+        inputs={name: ranks.rows_of_all(x, count) for name, x in batch.inputs.items()},
+        label=ranks.rows_of_all(batch.label, count),
+        index=ranks.rows_of_all(batch.index, count),
+        weight=batch.weight.new_ones(count),
+    )
 
 
 def _keep(experiment: Experiment, values: Tensor, seconds: float) -> None:
