@@ -39,7 +39,7 @@ from .student import export_student
 from .teachers.tap import Teacher, call
 
 # where the first process that lost another one leaves what it saw
-LOSS = "lost-process.txt"
+LOSS = "ended.txt"
 
 Observer = Callable[[str, int, Mapping[str, Tensor]], None]
 

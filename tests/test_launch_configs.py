@@ -390,3 +390,18 @@ def test_a_slurm_job_saves_and_queues_again(tmp_path: Path) -> None:
     assert "state saved" in said, said
     assert worlds(out) == {2}
     assert (tmp_path / "requeued").read_text() == "77\n", said
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_an_elastic_run_outlives_a_lost_process(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["scripts/train_torchrun.sh", "train", "av-digits", *LONG, "distill.epochs=40", "--out", str(out)]
+    with started(words, GPUS="2") as job:
+        until(lambda: list(out.glob("distill/**/[!.]*/facts.json")), job)
+        assert worlds(out) == {2}
+        psutil.Process(job.pid).children()[-1].kill()
+        said, _ = job.communicate(timeout=400)
+    assert job.returncode == 0, said[-3000:]
+    assert "distill: continues at" in said, said[-3000:]
+    assert (out / "summary.json").exists()

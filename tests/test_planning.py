@@ -257,7 +257,7 @@ def test_methods_of_the_comparison_plan_too(method: str) -> None:
 
 @pytest.mark.parametrize("rule", ["topk-mean", "soft"])
 def test_live_teachers_are_counted_whichever_are_chosen(rule: str) -> None:
-    words = ("distill.cache.mode=never", "routing.signal=none", f"routing.rule={rule}", "specialise.epochs=0")
+    words = ("distill.cache.mode=never", "routing.signal=none", f"routing.rule={rule}")
     (_, live), (_, cached) = profiles("av-digits", *words), profiles("av-digits")
     live, cached = (next(one for one in found if one.name == "distill") for found in (live, cached))
     assert live.fake

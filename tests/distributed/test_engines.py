@@ -15,6 +15,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from .table import Launch, agrees, cell
 from .test_ranks import ROOT, STAGES, launch
 
 
@@ -99,6 +100,24 @@ def test_hub_models_are_whole_under_zero3(tmp_path: Path) -> None:
     (tmp_path / "whole.py").write_text(WHOLE)
     done = zero(3, 1, tmp_path / "model", program=[str(tmp_path / "whole.py")])
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.distributed
+def test_relations_batch_norms_and_live_teachers_are_of_the_whole_batch(tmp_path: Path) -> None:
+    """What looks beyond an instance looks at all processes' ones; `python -m tests.distributed.table` has the rest."""
+    columns = "live,maps,c2kd,dist,mgdfr,mlld,rkd"
+    folders = {}
+    for number in (1, 2):
+        launch_of = Launch(str(number), number)
+        out = tmp_path / launch_of.name
+        out.mkdir()
+        done = subprocess.run(launch_of.command(out, columns), cwd=ROOT, env=launch_of.environment(),
+                              capture_output=True, text=True, timeout=600)  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        folders[number] = out
+    for row in ("live teachers", "maps and batch norm", *columns.split(",")[2:]):
+        value = cell(row, folders[1], folders[2])
+        assert agrees(row, value), f"{row}: {value}"
 
 
 @pytest.mark.distributed

@@ -196,8 +196,9 @@ def nodes(folder: Path) -> list[Row]:
         pair.start()
         pair.finish()
         first, second = pair.nodes
-        for fault, how in (("a node is lost", "two network namespaces; cable pulled, all processes killed; a new one"),
-                           ("a node hangs", "SIGSTOP to all of it, run.timeout_seconds=15; then a new one")):  # fmt: skip
+        cases = {"a node is lost": "two network namespaces; cable pulled, all processes killed; a new one",
+                 "a node hangs": "SIGSTOP to all of it, run.timeout_seconds=15; then a new one"}  # fmt: skip
+        for fault, how in cases.items():
             out = folder / fault.replace(" ", "-")
             training(pair, out)
             began = time.monotonic()
