@@ -28,6 +28,7 @@ from accelerate.utils import launch as launching
 from torch import nn
 
 from mstdistill.config import load, recipe_names
+from mstdistill.engine.fully_sharded import cut_at_blocks
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "launch_configs").glob("*.yaml"))
@@ -191,11 +192,16 @@ def test_fsdp2_as_trainers_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "FULL" in str(plugin.state_dict_type)
     # Accelerate's launcher says true unless told: all processes but the first would build empty teachers
     assert plugin.cpu_ram_efficient_loading is False
-    for names, cut in (([], set()), (["TransformerEncoderLayer"], {"layers.0", "layers.1"})):
-        plugin = FullyShardedDataParallelPlugin()
+    plugin = FullyShardedDataParallelPlugin()  # one for all stages of a run
+    for names, cut in (
+        ([], set()),
+        (["TransformerEncoderLayer", "Elsewhere"], {"0.layers.0", "0.layers.1"}),
+        ([], set()),
+    ):
         with torch.device("meta"):
-            network = Blocks()
-        network._no_split_modules = names  # type: ignore[assignment]
+            network = nn.ModuleList([Blocks(), nn.Linear(2, 2)])
+        network[0]._no_split_modules = names  # type: ignore[assignment]
+        cut_at_blocks(plugin, network)
         plugin.set_auto_wrap_policy(network)
         policy = fsdp2_prepare_auto_wrap_policy(plugin, network)
         assert {name for name, module in network.named_modules() if policy is not None and policy(module)} == cut

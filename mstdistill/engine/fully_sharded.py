@@ -5,11 +5,13 @@ The stage keeps its own module; a copy of it is sharded.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..config import OptimSettings
@@ -22,7 +24,9 @@ class FullyShardedJoined(Joined):
     """A copy of the stage's module under FSDP2; see `Joined`."""
 
     def __init__(self, accelerator: Any, module: nn.Module, settings: OptimSettings) -> None:
-        super().__init__(accelerator, twin_of(module), settings)
+        twin = twin_of(module)
+        cut_at_blocks(getattr(accelerator.state, "fsdp_plugin", None), twin)
+        super().__init__(accelerator, twin, settings)
         self.original, self.home = module, set_aside(module)
         self.inner = self.accelerator.unwrap_model(self.module)
 
@@ -47,6 +51,24 @@ class FullyShardedJoined(Joined):
     def close(self) -> None:
         super().close()
         bring_back(self.original, self.home)
+
+
+def cut_at_blocks(plugin: Any, module: nn.Module) -> None:
+    """Have Accelerate shard a stage's module in the units that its networks name (`_no_split_modules` of transformers);
+    classes that the launch config names (`fsdp_transformer_layer_cls_to_wrap`) go first. None: one unit.
+
+    Args:
+        plugin: Accelerate's, which keeps what it found in the module of the stage before.
+    """
+    named = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    blocks = sorted(named & {type(part).__name__ for part in module.modules()})
+    module._no_split_modules = blocks  # type: ignore[assignment]
+    policy = getattr(plugin, "auto_wrap_policy", None)
+    if getattr(policy, "func", policy) is not transformer_auto_wrap_policy:
+        return
+    plugin.auto_wrap_policy = transformer_auto_wrap_policy
+    if "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
+        plugin.transformer_cls_names_to_wrap = blocks
 
 
 def _whole(x: Tensor) -> Tensor:

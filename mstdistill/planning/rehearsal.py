@@ -130,7 +130,7 @@ class PlannedExperiment(Experiment):
         batch = min(loader.batch_size, len(loader.split))
         sizes = (batch, 2 * batch) if self.fake else SMALL
         optimizer = build_optimizer(settings, stage.module)
-        self._prepare(stage, loader, optimizer, sizes[0])
+        self._prepare(stage, loader, optimizer)
         small, large = (self._rehearse(stage, loader, optimizer, size) for size in sizes)
         learning = [p for p in stage.module.parameters() if p.requires_grad]
         everything = _storages([*self.networks, stage.module])
@@ -186,11 +186,11 @@ class PlannedExperiment(Experiment):
         inputs, label = split.pick(rows, loader.modalities)
         return Batch(inputs, label, rows, torch.ones(size), float(size), scales=split.scales)
 
-    def _prepare(self, stage: Stage, loader: Loader, optimizer: torch.optim.Optimizer, size: int) -> None:
+    def _prepare(self, stage: Stage, loader: Loader, optimizer: torch.optim.Optimizer) -> None:
         """What a first step leaves behind: the optimiser's state, and what stages find out on their first batch."""
         stage.module.train()
         with torch.no_grad():
-            stage.losses(self._autocasted(stage.module), self._batch(loader, size).to(self.accelerator.device), 0)
+            stage.losses(self._autocasted(stage.module), self._batch(loader, 2).to(self.accelerator.device), 0)
         for parameter in stage.module.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
