@@ -225,7 +225,7 @@ def _losing_in_words(folder: Path) -> Iterator[None]:
         if not ranks.lost(error):
             raise
         why = re.sub(r"^\[\S+\] ", "", first_line(error))  # gloo begins with a place in its source
-        number, several = os.environ["RANK"], os.environ["WORLD_SIZE"]  # the group may be gone
+        number, several = (os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE"))  # the group may be gone
         line = (
             f"process {number} of {several} lost another one ({why}); the last good checkpoint is kept  "
             f"[run: {folder}; the same command continues it]"

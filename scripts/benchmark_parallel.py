@@ -8,6 +8,7 @@ One thread a process throughout. Give it a quiet machine: the figures are median
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -108,7 +109,7 @@ def step(out: Path, variant: str, batch: int) -> None:
     loop._Fitting._save = timed  # type: ignore[method-assign]
     recipe = load("av-digits", [*RUN, "distill.epochs=8", f"batch_size={batch}", "run.checkpoint_steps=11"])
     train(recipe, out / "run", Screen(quiet=True), lambda stage, n, parts: times.append(time.perf_counter()))
-    steps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(times)]
     report(out, {"step": statistics.median(steps), "save": statistics.median(saves), "saves": len(saves)})
 
 

@@ -161,6 +161,12 @@ def test_chosen_members_alone_equal_all_of_them(
     for name, members in (("both", (0, 1)), ("other", (2, 3, 4)), ("plain", (5,))):
         own = torch.isin(indices, torch.tensor(members)).any(dim=1)
         assert rows.get(name, 0) == int(own.sum()), name  # once each, and nobody else
+    one = {name: x[:1] for name, x in inputs.items()}
+    assert torch.allclose(
+        ensemble.chosen(one, indices[:1]), ensemble(one).gather(1, indices[:1, :, None].expand(-1, -1, 3))
+    )
+    rows.clear()
+    ensemble.chosen(inputs, indices)
     assert rows.get("centred", 0) == (9 if (indices == 6).any() else 0)
 
 

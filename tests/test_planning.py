@@ -30,7 +30,7 @@ from mstdistill.planning.ledger import Ledger, Moment, Phase, Work
 from mstdistill.planning.machines import GPUS, find_machine
 from mstdistill.planning.plan import Plan, Request, weigh
 from mstdistill.planning.profile import Sized, StageProfile
-from mstdistill.planning.rehearsal import SMALL, PlannedExperiment, rehearse
+from mstdistill.planning.rehearsal import SMALL, PlannedExperiment, _units, rehearse
 from mstdistill.planning.roofline import kernel_seconds
 from mstdistill.planning.subject import subject_of
 
@@ -139,8 +139,8 @@ def stage(learning: int = 10_000_000, tensors: int = 10) -> StageProfile:
         return Sized(batch, {"forward": phase, "backward": phase, "step": Phase([Work(0, 28.0 * learning)])},
                      1e5 * batch, 1e3 * batch)  # fmt: skip
 
-    return StageProfile("stage", (size(8), size(16)), 1000, 1, 8, 1, learning, 4.0 * learning, tensors, 8.0 * learning,
-                        1e6, 0, 0, 0, ("x",), 100, 0, (), True)  # fmt: skip
+    return StageProfile("stage", (size(8), size(16)), 1000, 1, 8, 1, learning, 4.0 * learning, tensors,
+                        (4.0 * learning,), 8.0 * learning, 1e6, 0, 0, 0, ("x",), 100, 0, (), True)  # fmt: skip
 
 
 def setting(world: int, gpu: str = "h100", precision: str = "no", nodes: int = 1, accumulate: int = 1) -> Setting:
@@ -172,6 +172,23 @@ def test_bytes_sent_follow_the_published_formulas() -> None:
     slow, fast = (exchange(DDP, stage(), setting(16, gpu="l40s", nodes=n)).seconds for n in (2, 1))
     assert slow > exchange(DDP, stage(), setting(16, nodes=2)).seconds
     assert slow > fast
+
+
+def test_fsdp2_holds_two_blocks_whole_and_what_lies_in_none() -> None:
+    class Block(nn.Linear):
+        pass
+
+    net = nn.Sequential(nn.Linear(10, 4, bias=False), *(Block(4, 4, bias=False) for _ in range(5)))
+    assert _units(net) == (160 + 5 * 64,)  # nothing named: one unit
+    net._no_split_modules = ["Block"]  # type: ignore[assignment]
+    assert _units(net) == (160, *[64] * 5)
+    whole, cut = stage(100), replace(stage(100), units=(160.0, *[48.0] * 5))
+    assert cut.gathered == 160 + 2 * 48
+    fsdp2 = next(engine for engine in ENGINES if engine.name == "FSDP2")
+    needs = [memory(fsdp2, one, setting(4)) for one in (whole, cut)]
+    assert needs[0]["weights"] - needs[1]["weights"] == 400 - 256
+    assert needs[0]["gradients"] - needs[1]["gradients"] == 400 - 256
+    assert exchange(fsdp2, cut, setting(4)).calls == 18
 
 
 def test_other_batch_sizes_lie_on_the_line() -> None:
@@ -220,10 +237,10 @@ def test_advice_goes_from_plain_to_sharded_as_the_gpu_shrinks() -> None:
 
 
 def test_a_batch_that_fits_nowhere_is_cut_and_one_too_large_is_refused() -> None:
-    # weights, gradients and Adam take 200 kB, an instance 112 kB, a process on a GPU 1 GB
+    # networks, gradients and Adam take 1.2 MB, an instance 112 kB, a process on a GPU 1 GB
     recipe, (subject, _) = config.load("av-digits", ["distill.batch_size=40"]), profiles("av-digits")
     request, heavy = Request(recipe, "a10", 4), [stage(10_000)]
-    plan = weigh(request, replace(GPUS["a10"], memory=(1e9 + 700e3) / 0.9), subject, heavy)
+    plan = weigh(request, replace(GPUS["a10"], memory=(1e9 + 1.9e6) / 0.9), subject, heavy)
     assert plan.chosen is not None
     assert plan.chosen.engine is DDP
     assert plan.chosen.cut == 2

@@ -16,18 +16,16 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..config import OptimSettings
 from .checkpoint import optimizer_tensors, restore_optimizer
-from .joined import Joined, State
-from .twin import bring_back, set_aside, twin_of
+from .joined import State
+from .twin import TwinJoined
 
 
-class FullyShardedJoined(Joined):
+class FullyShardedJoined(TwinJoined):
     """A copy of the stage's module under FSDP2; see `Joined`."""
 
     def __init__(self, accelerator: Any, module: nn.Module, settings: OptimSettings) -> None:
-        twin = twin_of(module)
-        cut_at_blocks(getattr(accelerator.state, "fsdp_plugin", None), twin)
-        super().__init__(accelerator, twin, settings)
-        self.original, self.home = module, set_aside(module)
+        plugin = getattr(accelerator.state, "fsdp_plugin", None)
+        super().__init__(accelerator, module, settings, adapt=lambda twin: cut_at_blocks(plugin, twin))
         self.inner = self.accelerator.unwrap_model(self.module)
 
     def weights(self) -> State:
@@ -48,10 +46,6 @@ class FullyShardedJoined(Joined):
             parts[name] = _like(value, learning[int(number)]) if key != "step" else value
         restore_optimizer(self.plain, parts, [dict(group) for group in groups])
 
-    def close(self) -> None:
-        super().close()
-        bring_back(self.original, self.home)
-
 
 def cut_at_blocks(plugin: Any, module: nn.Module) -> None:
     """Have Accelerate shard a stage's module in the units that its networks name (`_no_split_modules` of transformers);
@@ -60,8 +54,7 @@ def cut_at_blocks(plugin: Any, module: nn.Module) -> None:
     Args:
         plugin: Accelerate's, which keeps what it found in the module of the stage before.
     """
-    named = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
-    blocks = sorted(named & {type(part).__name__ for part in module.modules()})
+    blocks = blocks_of(module)
     module._no_split_modules = blocks  # type: ignore[assignment]
     policy = getattr(plugin, "auto_wrap_policy", None)
     if getattr(policy, "func", policy) is not transformer_auto_wrap_policy:
@@ -69,6 +62,12 @@ def cut_at_blocks(plugin: Any, module: nn.Module) -> None:
     plugin.auto_wrap_policy = transformer_auto_wrap_policy
     if "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
         plugin.transformer_cls_names_to_wrap = blocks
+
+
+def blocks_of(module: nn.Module) -> list[str]:
+    """Classes of the blocks that a module's networks name as units, of those that it holds."""
+    named = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    return sorted(named & {type(part).__name__ for part in module.modules()})
 
 
 def _whole(x: Tensor) -> Tensor:

@@ -3,9 +3,34 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
+
+from ..config import OptimSettings
+from .joined import Joined
+
+
+class TwinJoined(Joined):
+    """A copy of the stage's module joined in its place; the module's own parameters wait on the CPU until `close`.
+
+    Args:
+        adapt: what the copy needs before it is joined.
+    """
+
+    def __init__(
+        self, accelerator: Any, module: nn.Module, settings: OptimSettings, adapt: Callable[[nn.Module], None]
+    ) -> None:
+        twin = twin_of(module)
+        adapt(twin)
+        super().__init__(accelerator, twin, settings)
+        self.original, self.home = module, set_aside(module)
+
+    def close(self) -> None:
+        super().close()
+        bring_back(self.original, self.home)
 
 
 def twin_of(module: nn.Module) -> nn.Module:

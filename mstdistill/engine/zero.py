@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from ..config import OptimSettings
 from ..errors import ConfigError
-from .joined import Joined, State
-from .twin import set_aside, twin_of
+from .joined import State
+from .twin import TwinJoined
 
 
-class ZeroJoined(Joined):
+class ZeroJoined(TwinJoined):
     """A copy of the stage's module under DeepSpeed; see `Joined`."""
 
     def __init__(self, accelerator: Any, module: nn.Module, settings: OptimSettings, batch_size: int) -> None:
@@ -36,8 +36,7 @@ class ZeroJoined(Joined):
             raise ConfigError(
                 "the DeepSpeed config has an optimizer or a scheduler; leave them out: the recipe says how stages learn"
             )
-        super().__init__(accelerator, twin_of(module), settings)
-        self.original, self.home = module, set_aside(module)
+        super().__init__(accelerator, module, settings, adapt=lambda twin: None)
         self.learning = [p for p in self.inner.parameters() if p.requires_grad]
 
     @property

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from .ledger import Moment
 from .machines import LINK_EFFICIENCY, NCCL_BYTES, NETWORK_LATENCY, NODE_LATENCY, Machine
-from .profile import Sized, StageProfile
+from .profile import StageProfile
 
 # DeepSpeed's defaults, which the files in launch_configs/ leave as they are: elements of its bucket of gradients, which
 # it allocates whole, and of gathered weights that ZeRO-3 keeps before it lets any go.
@@ -99,12 +99,11 @@ class Setting:
 def memory(engine: Engine, profile: StageProfile, setting: Setting) -> dict[str, float]:
     """Bytes of a process on its device at the fullest moment of a step, by purpose; `total` is their sum."""
     machine, n = setting.machine, setting.world
-    sized = profile.at(setting.batch)
     learning = profile.learning_bytes
     # DeepSpeed casts the module itself; elsewhere autocast casts what an operator reads
     used = learning / 2 if engine.deepspeed and setting.precision != "no" else learning
     share = 1 / n
-    gradients, moment = _fullest(engine, sized, setting, used, learning)
+    gradients, moment = _fullest(engine, profile, setting, used)
     terms = {
         "weights": used,
         "other networks": profile.beside,
@@ -123,20 +122,23 @@ def memory(engine: Engine, profile: StageProfile, setting: Setting) -> dict[str,
     if engine is DDP:
         terms["exchange"] = learning  # buckets, beside the gradients themselves
     if not engine.plain:
-        terms["other networks"] += learning  # the stage keeps its own module whole, the engine a copy
+        if machine.is_cpu:
+            terms["other networks"] += learning  # the stage's own module, of which the engine has a copy, waits there
         master = learning if engine.deepspeed else 0
         terms["optimiser"] = 0.0 if engine.offload else (profile.optimiser + master) * share
     if engine.deepspeed:
         terms["exchange"] = ZERO_BUCKET * used / max(1, profile.learning)
     if engine.weights:
-        gathered = min(1.0, ZERO_LIVE / max(1, profile.learning)) if engine.deepspeed else 1.0
+        gathered = min(1.0, ZERO_LIVE / max(1, profile.learning)) if engine.deepspeed else _at_once(profile)
         terms["weights"] = used * gathered + (0.0 if engine.offload else used * share)
     return {**terms, "total": sum(terms.values())}
 
 
-def _fullest(engine: Engine, sized: Sized, setting: Setting, used: float, learning: float) -> tuple[float, Moment]:
+def _fullest(engine: Engine, profile: StageProfile, setting: Setting, used: float) -> tuple[float, Moment]:
     """Bytes of gradients, and what else the step holds, when both together are the most."""
-    moments = [moment for phase in sized.phases.values() for moment in (phase.fullest, phase.fullest_besides)]
+    learning = profile.learning_bytes
+    phases = profile.at(setting.batch).phases
+    moments = [moment for phase in phases.values() for moment in (phase.fullest, phase.fullest_besides)]
     if engine.deepspeed:  # DeepSpeed's own buffers hold them throughout
         kept = used / setting.world if engine.gradients else used
         return (0.0 if engine.offload else kept), max(moments, key=lambda moment: moment.besides)
@@ -145,7 +147,14 @@ def _fullest(engine: Engine, sized: Sized, setting: Setting, used: float, learni
     else:
         moment = max(moments, key=lambda moment: moment.total)
         kept = moment.gradients
-    return (kept + learning / setting.world if engine.gradients else kept), moment
+    if engine.gradients:
+        kept = kept * _at_once(profile) + learning / setting.world
+    return kept, moment
+
+
+def _at_once(profile: StageProfile) -> float:
+    """The part of what learns that FSDP2 holds whole at once."""
+    return profile.gathered / max(1.0, profile.learning_bytes)
 
 
 def _data(profile: StageProfile, setting: Setting) -> float:
@@ -187,8 +196,8 @@ def exchange(engine: Engine, profile: StageProfile, setting: Setting) -> Exchang
     sent, calls, part = 0.0, 0, (n - 1) / n
     if n > 1 and engine.weights:
         sent = micro * 3 * part * used
-        # a unit of FSDP2 is the whole module, one of ZeRO-3 a layer: a weight and a bias
-        calls = 3 * micro * (1 if not engine.deepspeed else math.ceil(profile.learning_tensors / 2))
+        # a unit of FSDP2 is a block, one of ZeRO-3 a layer: a weight and a bias
+        calls = 3 * micro * (math.ceil(profile.learning_tensors / 2) if engine.deepspeed else len(profile.units))
     elif n > 1 and engine.optimiser:
         scatters = micro if engine.gradients else 1
         sent, calls = (scatters + 1) * part * used, (scatters + 1) * math.ceil(profile.learning / ZERO_BUCKET)

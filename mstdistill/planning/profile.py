@@ -66,6 +66,7 @@ class StageProfile:
         sizes: its step at two batch sizes; exact at the first where it was measured on fake tensors.
         epochs, batch, accumulate: as the recipe says.
         learning: elements that learn, and `learning_bytes` of them; `learning_tensors` is how many tensors they are.
+        units: bytes that learn of each unit that FSDP2 shards, what lies in no block first.
         optimiser: bytes of the optimiser's state.
         beside: bytes of all other networks on the device, and of buffers.
         best: bytes of the copy of the best epoch, on the host; checkpoint: of that which is written while training
@@ -83,6 +84,7 @@ class StageProfile:
     learning: int
     learning_bytes: float
     learning_tensors: int
+    units: tuple[float, ...]
     optimiser: float
     beside: float
     buffers: float
@@ -93,6 +95,12 @@ class StageProfile:
     held: float
     tables: tuple[Table, ...]
     fake: bool
+
+    @property
+    def gathered(self) -> float:
+        """Bytes that FSDP2 holds whole at once: what lies in no block, the block that computes and the next one."""
+        rest, *blocks = self.units
+        return rest + sum(sorted(blocks)[-2:])
 
     @lru_cache(maxsize=64)  # noqa: B019  profiles are few, and gone with the process
     def at(self, batch: int) -> Sized:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ..config import OptimSettings
 from ..data.batch import Batch
 from ..data.loader import Loader
+from ..engine.fully_sharded import blocks_of
 from ..engine.loop import Fit, Stage, Trainer
 from ..engine.optimizer import build_optimizer
 from ..engine.progress import Screen
@@ -151,6 +152,7 @@ class PlannedExperiment(Experiment):
             learning=sum(p.numel() for p in learning),
             learning_bytes=sum(own.values()),
             learning_tensors=len(learning),
+            units=_units(stage.module),
             optimiser=moments,
             beside=sum(everything.values()) - sum(own.values()),
             buffers=sum(x.nbytes for x in stage.module.buffers()),
@@ -332,6 +334,19 @@ def _replaced(module: Any, **values: Any) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(module, name, value)
+
+
+def _units(module: nn.Module) -> tuple[float, ...]:
+    """Bytes that learn of each unit that FSDP2 shards; what lies in no block first."""
+
+    def learns(parts: Iterable[nn.Module]) -> dict[int, int]:
+        return _storages_of([p for part in parts for p in part.parameters() if p.requires_grad])
+
+    named = blocks_of(module)
+    blocks = [learns([part]) for part in module.modules() if type(part).__name__ in named]
+    inside = {key for block in blocks for key in block}
+    rest = sum(size for key, size in learns([module]).items() if key not in inside)
+    return (rest, *(sum(block.values()) for block in blocks))
 
 
 def _count(shape: Sequence[int]) -> int:

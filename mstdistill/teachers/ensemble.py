@@ -103,6 +103,9 @@ class Ensemble(nn.Module):
 
         A teacher whose rows depend on each other (the first batch shows it) runs on the whole batch.
         """
+        if len(indices) == 1:  # a single row shows nothing of its neighbours
+            everyone = self(inputs)
+            return everyone[torch.zeros_like(indices), indices]
         wanted = torch.zeros(len(indices), len(self.members), dtype=torch.bool, device=indices.device)
         wanted.scatter_(1, indices, True)
         logits: Tensor | None = None
@@ -132,9 +135,9 @@ class Ensemble(nn.Module):
                 yield member, everyone, logits
             return
         part = {name: x[rows] for name, x in inputs.items()}
-        if len(members) > 1 and self.shared.get(number, False):
-            for member, (at, logits) in zip(members, self._together(number, members, part, own[rows]), strict=True):
-                yield member, rows if at is None else rows[at], logits
+        for member, (at, logits) in zip(members, self._shared(number, members, part, own[rows]) or (), strict=False):
+            yield member, rows if at is None else rows[at], logits
+        if self.shared.get(number, False):
             return
         for position, member in enumerate(members):
             at = own[rows][:, position].nonzero()[:, 0]
@@ -151,14 +154,22 @@ class Ensemble(nn.Module):
             return self._separately(number, members, inputs)
         if number not in self.shared:
             self.shared[number] = self._check_sharing(number, members, inputs)
-        if self.shared[number]:
-            try:
-                return [logits for _, logits in self._together(number, members, inputs)]
-            except torch.OutOfMemoryError:  # a RuntimeError too, and no sign of mixed rows
-                raise
-            except _MIXED:  # the first batch needed no attention mask, this one does
-                self.shared[number] = False
-        return self._separately(number, members, inputs)
+        together = self._shared(number, members, inputs)
+        return self._separately(number, members, inputs) if together is None else [logits for _, logits in together]
+
+    def _shared(
+        self, number: int, members: Sequence[int], inputs: Mapping[str, Tensor], wanted: Tensor | None = None
+    ) -> list[tuple[Tensor | None, Tensor]] | None:
+        """One forward for all members, or None where they must run separately."""
+        if not self.shared.get(number, False):
+            return None
+        try:
+            return self._together(number, members, inputs, wanted)
+        except torch.OutOfMemoryError:  # a RuntimeError too, and no sign of mixed rows
+            raise
+        except _MIXED:  # the first batch needed no attention mask, this one does
+            self.shared[number] = False
+            return None
 
     def _active(self, member: int) -> list[int]:
         """The members whose masks are plugged in when this one runs."""

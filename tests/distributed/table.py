@@ -82,7 +82,7 @@ LAUNCHES = (
     Launch("FSDP2, 2", 2, fsdp2=True),
     Launch("FSDP2, 4", 4, fsdp2=True),
 )
-ROWS = tuple(f"mst: {stage}" for stage in STAGES) + ("live teachers", "maps and batch norm") + tuple(BASELINES)
+ROWS = (*tuple(f"mst: {stage}" for stage in STAGES), "live teachers", "maps and batch norm", *tuple(BASELINES))
 
 
 def far(one: Path, other: Path, skipped: tuple[str, ...] = ()) -> float:

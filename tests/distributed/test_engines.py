@@ -10,10 +10,19 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
+
+from mstdistill.config import OptimSettings
+from mstdistill.engine import twin
+from mstdistill.engine.fully_sharded import FullyShardedJoined
+from mstdistill.engine.joined import Joined
+from mstdistill.engine.twin import TwinJoined
+from mstdistill.engine.zero import ZeroJoined
 
 from .table import Launch, agrees, cell
 from .test_ranks import ROOT, STAGES, launch
@@ -100,6 +109,35 @@ def test_hub_models_are_whole_under_zero3(tmp_path: Path) -> None:
     (tmp_path / "whole.py").write_text(WHOLE)
     done = zero(3, 1, tmp_path / "model", program=[str(tmp_path / "whole.py")])
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("engine", ["zero", "fully_sharded"])
+def test_a_stage_that_an_engine_copied_gets_its_weights_back(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own weights leave the GPU while a copy is trained; the stages that follow find them there again."""
+    kind = {"zero": ZeroJoined, "fully_sharded": FullyShardedJoined}[engine]
+    moves: list[str] = []
+    monkeypatch.setattr(twin, "_move", lambda _, device: moves.append(device.type))
+    module = torch.nn.Linear(2, 2)
+    joined = kind.__new__(kind)
+    monkeypatch.setattr(Joined, "__init__", lambda self, *_: setattr(self, "accelerator", MagicMock()))
+    TwinJoined.__init__(joined, None, module, OptimSettings(), lambda copied: moves.append(str(copied is module)))
+    joined.module = MagicMock()
+    joined.home = torch.device("cuda")
+    joined.close()
+    assert moves == ["False", "cpu", "cuda"]
+
+
+@pytest.mark.gpu
+@pytest.mark.distributed
+@pytest.mark.parametrize("config", ["deepspeed_zero2", "deepspeed_zero3", "fsdp2"])
+def test_engines_equal_a_plain_process_on_a_gpu(config: str, tmp_path: Path) -> None:
+    env = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
+    for name in ("single_process", config):
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"launch_configs/{name}.yaml",
+                   "--num_processes", "1", "-m", "tests.toy", str(tmp_path / name), "count=75"]  # fmt: skip
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert max(far(tmp_path / "single_process", tmp_path / config).values()) <= 1e-3
 
 
 @pytest.mark.distributed
