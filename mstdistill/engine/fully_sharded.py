@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -21,12 +22,20 @@ from .twin import TwinJoined
 
 
 class FullyShardedJoined(TwinJoined):
-    """A copy of the stage's module under FSDP2; see `Joined`."""
+    """A copy of the stage's module under FSDP2; see `Joined`.
+
+    A unit gathers its weights for the backward pass when a gradient reaches its output. A module whose loss is of
+    features inside of it (`reads_inside`) keeps them from the forward pass on.
+    """
 
     def __init__(self, accelerator: Any, module: nn.Module, settings: OptimSettings) -> None:
         plugin = getattr(accelerator.state, "fsdp_plugin", None)
         super().__init__(accelerator, module, settings, adapt=lambda twin: cut_at_blocks(plugin, twin))
         self.inner = self.accelerator.unwrap_model(self.module)
+        if getattr(self.inner, "reads_inside", False):
+            for unit in self.inner.modules():
+                if isinstance(unit, FSDPModule):
+                    unit.set_reshard_after_forward(False, recurse=False)
 
     def weights(self) -> State:
         return {name: _whole(x) for name, x in self.inner.state_dict().items()}

@@ -29,6 +29,8 @@ NAME = "hint"
 class Guided(nn.Module):
     """Student and regressors as one module: one optimiser, one reducer."""
 
+    reads_inside = True  # the logits lie outside of the loss (see `engine.fully_sharded`)
+
     def __init__(self, student: nn.Module, view: str, features: Sequence[Feature], regressors: nn.Module) -> None:
         super().__init__()
         self.student, self.regressors = student, regressors

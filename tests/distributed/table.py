@@ -76,11 +76,15 @@ LAUNCHES = (
     Launch("DDP, 4", 4),
     Launch("DDP, 2, accumulating 2", 2, 2),
     Launch("ZeRO-1, 2", 2, zero=1),
+    Launch("ZeRO-1, 4", 4, zero=1),
     Launch("ZeRO-2, 2", 2, zero=2),
-    Launch("ZeRO-3, 2", 2, zero=3),
     Launch("ZeRO-2, 4", 4, zero=2),
+    Launch("ZeRO-2, 2, accumulating 2", 2, 2, zero=2),
+    Launch("ZeRO-3, 2", 2, zero=3),
+    Launch("ZeRO-3, 4", 4, zero=3),
     Launch("FSDP2, 2", 2, fsdp2=True),
     Launch("FSDP2, 4", 4, fsdp2=True),
+    Launch("FSDP2, 2, accumulating 2", 2, 2, fsdp2=True),
 )
 ROWS = (*tuple(f"mst: {stage}" for stage in STAGES), "live teachers", "maps and batch norm", *tuple(BASELINES))
 
@@ -130,7 +134,7 @@ def table(launches: tuple[Launch, ...], folder: Path) -> dict[str, Any]:
         for row in ROWS:
             cells[row][launch.name] = cell(row, alone[launch.accumulate], out)
         print(f"{launch.name}: {seconds:.0f} s {wrong}", flush=True)
-    return {"whole_batch": WHOLE, "instances": {"maps": 64, "others": 75}, "torch": torch.__version__, "cells": cells}
+    return {"whole_batch": WHOLE, "instances": 75, "torch": torch.__version__, "cells": cells}
 
 
 def agrees(row: str, value: float | str) -> bool:
@@ -159,10 +163,13 @@ def markdown(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="without a suffix")
-    parser.add_argument("--only", default="", help="launches whose names begin so")
+    parser.add_argument("--only", default="", help="launches whose names begin so; the rest from --out")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = table(tuple(x for x in LAUNCHES if x.name.startswith(given.only)), Path(folder))
+    if given.only and given.out.with_suffix(".json").exists():
+        known = json.loads(given.out.with_suffix(".json").read_text())["cells"]
+        found["cells"] = {row: known.get(row, {}) | new for row, new in found["cells"].items()}
     write_text(given.out.with_suffix(".json"), json.dumps(found, indent=1))
     write_text(given.out.with_suffix(".md"), markdown(found))
     print(markdown(found))
