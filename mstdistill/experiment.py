@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -27,6 +27,8 @@ from .files import write_tensors, write_text
 from .teachers.ensemble import Ensemble
 from .teachers.mask import MaskPlan, plan_mask
 from .teachers.tap import Teacher, call, discover
+
+M = TypeVar("M", bound=nn.Module)
 
 # Above this many parameters a mask is worth a warning: with Adam it takes 16 bytes a parameter.
 LARGE_MASK = 100_000_000
@@ -79,9 +81,14 @@ class Experiment:
 
     def _place(self) -> None:
         for module in [self.student, *(teacher.module for teacher in self.teachers)]:
-            module.to(self.accelerator.device)
-            if self.recipe.channels_last:
-                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.placed(module)
+
+    def placed(self, module: M) -> M:
+        """A module on the run's device, in the memory format that the recipe asks for."""
+        module.to(self.accelerator.device)
+        if self.recipe.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return module
 
     def compiled(self, module: nn.Module) -> nn.Module:
         """The module itself; where its recipe wants that, its plain forwards are compiled from now on. Names and

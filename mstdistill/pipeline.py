@@ -194,7 +194,7 @@ def _run(
         with _failing_in_words(folder), trainer.stopping.listening():
             outcome = find_method(recipe.method)(experiment)
             if twin is not None and outcome.finished:
-                alone.run(experiment, experiment.compiled(twin.to(accelerator.device)))
+                alone.run(experiment, experiment.compiled(experiment.placed(twin)))
             summary = _summary(experiment, outcome, twin, started)
             if outcome.finished:
                 _finish(experiment, summary, maker)

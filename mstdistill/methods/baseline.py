@@ -135,7 +135,7 @@ class Baseline:
         first = next(self.experiment.student.parameters())
         with initialising(self.experiment.recipe.seed, self.name, name):
             module = make()
-        return module.to(first.device, first.dtype)
+        return self.experiment.placed(module.to(dtype=first.dtype))
 
     def look_at_penultimate(self) -> tuple[list[Shape], list[Shape]]:
         """Look at one feature of each side: the taps of the settings, else what the last layer takes in.
