@@ -75,7 +75,7 @@ def kills(folder: Path, ranks: int, wanted: int) -> list[Row]:
                 [k["resumed"] for k in training], len(training))]  # fmt: skip
     if starting:
         noticed = [kill["noticed"] for kill in starting if kill["noticed"]]
-        rows.append(row("a process is killed while they meet", "those of the same kills that came before the first step",
+        rows.append(row("a process is killed while they meet", "those of the same kills before the first step",
                         said, noticed, [], len(starting)))  # fmt: skip
     return rows
 
