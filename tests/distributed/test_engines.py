@@ -166,6 +166,20 @@ def test_fully_sharded_equals_one_process(alone: Path, tmp_path: Path) -> None:
     assert max(far(alone, out).values()) <= 2e-5
 
 
+@pytest.mark.distributed
+def test_fully_sharded_learns_from_features_inside_of_a_unit(tmp_path: Path) -> None:
+    """FitNets' hints don't read the student's logits, whose gradient would gather the weights again."""
+    folders = []
+    for launch_of in (Launch("one"), Launch("two", 2, fsdp2=True)):
+        out = tmp_path / launch_of.name
+        done = subprocess.run(launch_of.command(out, "fitnets"), cwd=ROOT, env=launch_of.environment(),
+                              capture_output=True, text=True, timeout=300)  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        folders.append(out)
+    value = cell("fitnets", *folders)
+    assert agrees("fitnets", value), value
+
+
 @needs_compiler
 @pytest.mark.distributed
 def test_a_run_goes_on_under_another_engine_and_number_of_processes(alone: Path, tmp_path: Path) -> None:
