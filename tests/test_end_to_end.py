@@ -10,13 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mstdistill import MstdistillError, Student
+from mstdistill import MstdistillError, Student, Teacher, distill
 from mstdistill.config import Decay
+from mstdistill.engine.loop import Trainer
 from mstdistill.errors import ConfigError
 from mstdistill.stages.distill import decayed
 
 from .conftest import MLP, make_split
-from .toy import networks, run
+from .distributed.program import Maps, images
+from .toy import SETTINGS, merged, networks, run
 
 
 def weights(folder: Path, stage: str = "distill") -> dict[str, torch.Tensor]:
@@ -27,6 +29,25 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: floa
     assert a.keys() == b.keys()
     for name in a:
         assert (a[name] - b[name]).abs().max() <= tolerance, name
+
+
+def test_every_network_takes_the_memory_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison's student too, which is copied before the others are placed."""
+    turned: dict[str, bool] = {}
+    fit = Trainer.fit
+
+    def look(self: Trainer, stage: Any, *rest: Any) -> Any:
+        maps = [p for name, p in stage.module.named_parameters() if name.endswith("down.0.weight")]
+        if maps:
+            turned[stage.name] = all(p.is_contiguous(memory_format=torch.channels_last) for p in maps)
+        return fit(self, stage, *rest)
+
+    monkeypatch.setattr(Trainer, "fit", look)
+    teachers = [Teacher("both", Maps(2, 6), ("m1", "m2"), ("down",))]
+    short = {"channels_last": True, **{stage: {"epochs": 1} for stage in ("cotrain", "specialise", "distill")}}
+    distill(Maps(1, 4), teachers, images(32, 1), images(16, 2), "m1", out=tmp_path, quiet=True,
+            settings=merged(SETTINGS, short))  # fmt: skip
+    assert turned == {"cotrain": True, "distill": True, "alone": True}
 
 
 def test_a_run_leaves_everything(tmp_path: Path) -> None:
