@@ -1,4 +1,4 @@
-"""Kills a toy run with SIGKILL at random moments and resumes it, many times; prints how it went as JSON.
+"""Kills a toy run with SIGKILL at steps drawn at random and resumes it, many times; prints how it went as JSON.
 
 A process of its own: the packages are imported once and each attempt is a fork, so that an attempt costs what its
 training costs. `python -m tests.faults.kill_server OUT KILLS SEED`
@@ -11,7 +11,6 @@ import os
 import random
 import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -24,12 +23,13 @@ import torch._dynamo  # noqa: E402  the optimisers load it at their first step, 
 
 import mstdistill.pipeline  # noqa: E402, F401
 from tests import toy  # noqa: E402
+from tests.faults.striking import Blow, draw, observer  # noqa: E402
 
 SETTINGS = {"run": {"checkpoint_steps": 3}, "dropout": 0.2, "batch_size": 4, "quiet": False}
 
 
-def attempt(folder: Path) -> int:
-    """Start the run in a child; returns its process number."""
+def attempt(folder: Path, blow: Blow | None = None) -> int:
+    """Start the run in a child and wait for its end; its exit code."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -37,45 +37,27 @@ def attempt(folder: Path) -> int:
             sink = os.open(folder.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(sink, 1)
             os.dup2(sink, 2)
-            toy.run(folder, **SETTINGS)
+            toy.run(folder, **SETTINGS, observe=observer(blow, folder.parent / "stepped"))
             code = 0
         finally:
             os._exit(code)
-    return child
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, -signal.SIGKILL), (folder.parent / "log").read_text()[-3000:]
+    return code
 
 
 def main() -> None:
     folder, kills, chance = Path(sys.argv[1]), int(sys.argv[2]), random.Random(int(sys.argv[3]))
-    folder.mkdir(parents=True)
-    whole = folder / "whole" / "run"
-    whole.parent.mkdir()
-    start = time.monotonic()
-    _, status = os.waitpid(attempt(whole), 0)
-    assert os.waitstatus_to_exitcode(status) == 0, (whole.parent / "log").read_text()
-    length = time.monotonic() - start
-
-    killed = folder / "killed" / "run"
-    killed.parent.mkdir()
-    done, tries = 0, 0
-    while True:
-        tries += 1
-        child = attempt(killed)
-        if done < kills:
-            # short enough that the run can't finish before it was killed often, long enough to get on
-            deadline = time.monotonic() + chance.uniform(0.02, 0.25) * length
-            while time.monotonic() < deadline and os.waitpid(child, os.WNOHANG) == (0, 0):
-                time.sleep(0.002)
-            try:
-                os.kill(child, signal.SIGKILL)
-                _, status = os.waitpid(child, 0)
-                done += os.WIFSIGNALED(status)
-                continue
-            except (ProcessLookupError, ChildProcessError):
-                break  # it had finished
-        _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == 0, (killed.parent / "log").read_text()
-        break
-    print(json.dumps({"kills": done, "attempts": tries, "seconds_whole": length}))
+    whole, killed = folder / "whole" / "run", folder / "killed" / "run"
+    for run in (whole, killed):
+        run.parent.mkdir(parents=True)
+    assert attempt(whole) == 0
+    steps = (whole.parent / "stepped").stat().st_size
+    done = 0
+    while done < kills and attempt(killed, draw(chance, steps, kills, 0.1)) != 0:
+        done += 1
+    assert attempt(killed) == 0
+    print(json.dumps({"kills": done, "steps": steps}))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Kills ranks of a toy run at random moments with SIGKILL and starts all of them again, as an elastic launcher does;
-prints how it went as JSON.
+"""Kills ranks of a toy run with SIGKILL at steps drawn at random and starts all of them again, as an elastic launcher
+does; prints how it went as JSON.
 
 A process of its own: the packages are imported once and each rank is a fork, so that a start costs what its training
 costs. `python -m tests.faults.rank_server OUT KILLS SEED [RANKS]`
@@ -28,6 +28,7 @@ import torch._dynamo  # noqa: E402
 import mstdistill.pipeline  # noqa: E402, F401
 from mstdistill.errors import LostProcess, MstdistillError  # noqa: E402
 from tests import toy  # noqa: E402
+from tests.faults.striking import Blow, draw, observer  # noqa: E402
 
 STAGES = ("cotrain", "specialise", "distill", "alone")
 SETTINGS = {
@@ -43,15 +44,15 @@ SETTINGS = {
 PATIENCE = 30.0
 
 
-def start(folder: Path, ranks: int) -> list[int]:
-    """Start all ranks; their process numbers."""
+def start(folder: Path, ranks: int, victim: int | None = None, blow: Blow | None = None) -> list[int]:
+    """Start all ranks, one of which will be struck; their process numbers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    return [_rank(folder, rank, ranks, port) for rank in range(ranks)]
+    return [_rank(folder, rank, ranks, port, blow if rank == victim else None) for rank in range(ranks)]
 
 
-def _rank(folder: Path, rank: int, ranks: int, port: int) -> int:
+def _rank(folder: Path, rank: int, ranks: int, port: int, blow: Blow | None) -> int:
     child = os.fork()
     if child:
         return child
@@ -62,7 +63,7 @@ def _rank(folder: Path, rank: int, ranks: int, port: int) -> int:
         sink = os.open(folder.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        toy.run(folder, **SETTINGS, observe=_first_step(folder.parent / "stepped") if rank == 0 else None)
+        toy.run(folder, **SETTINGS, observe=observer(blow, folder.parent / "stepped" if rank == 0 else None))
         code = 0
     except LostProcess as error:
         code = error.exit_code
@@ -78,14 +79,6 @@ def _rank(folder: Path, rank: int, ranks: int, port: int) -> int:
     finally:
         sys.stdout.flush()
         os._exit(code)
-
-
-def _first_step(path: Path) -> Any:
-    def observe(stage: str, number: int, parts: Any) -> None:
-        if not path.exists():
-            path.write_text(stage)
-
-    return observe
 
 
 def ended(pids: list[int], seconds: float) -> dict[int, int]:
@@ -104,39 +97,37 @@ def stage_of(folder: Path) -> str:
     return next((name for name in STAGES if not (folder / name / "result.json").exists()), "the end")
 
 
-def strike(folder: Path, ranks: int, chance: random.Random, length: float) -> dict[str, Any] | None:
+def strike(folder: Path, ranks: int, victim: int, blow: Blow) -> dict[str, Any] | None:
     """One start and one kill; None: the run finished before it."""
     stepped = folder.parent / "stepped"
     stepped.unlink(missing_ok=True)
-    began = time.monotonic()
-    pids = start(folder, ranks)
-    wait, resumed = chance.uniform(0.05, 0.35) * length, None
-    moment = None
-    while moment is None or time.monotonic() < moment:
+    began, resumed = time.monotonic(), None
+    pids = start(folder, ranks, victim, blow)
+    codes: dict[int, int] = {}
+    while pids[victim] not in codes:
         if resumed is None and stepped.exists():
             resumed = time.monotonic() - began
-        # a fifth of the kills strike while the ranks find each other and read the checkpoint
-        if moment is None and (resumed is not None or chance.random() < 0.002):
-            moment = time.monotonic() + wait * (resumed is not None)
-        done = ended(pids, 0.003)
-        if done:
-            done |= ended([pid for pid in pids if pid not in done], 60.0)
-            assert list(done.values()) == [0] * ranks, (folder.parent / "log").read_text()[-3000:]
-            return None
-    rank = chance.randrange(ranks)
-    stage = stage_of(folder)
-    os.kill(pids[rank], signal.SIGKILL)
-    struck = time.monotonic()
-    os.waitpid(pids[rank], 0)
-    others = [pid for pid in pids if pid != pids[rank]]
-    codes = ended(others, PATIENCE)
+        codes |= ended([pid for pid in pids if pid not in codes], 0.003)
+    struck, stage = time.monotonic(), stage_of(folder)
+    codes |= ended([pid for pid in pids if pid not in codes], PATIENCE)
+    if set(codes.values()) == {0}:
+        return None
+    assert codes.pop(pids[victim]) == -signal.SIGKILL, (folder.parent / "log").read_text()[-3000:]
     noticed = time.monotonic() - struck
-    for pid in others:
-        if pid not in codes:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-    return {"rank": rank, "stage": stage, "training": resumed is not None, "resumed": resumed,
-            "noticed": noticed if len(codes) == len(others) else None, "codes": sorted(codes.values())}  # fmt: skip
+    hanging = [pid for number, pid in enumerate(pids) if number != victim and pid not in codes]
+    for pid in hanging:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return {"rank": victim, "stage": stage, "training": blow.step > 0 or resumed is not None, "resumed": resumed,
+            "noticed": None if hanging else noticed, "codes": sorted(codes.values())}  # fmt: skip
+
+
+def whole_run(folder: Path, ranks: int) -> float:
+    """Run to the end, or from where it was left; how long it took."""
+    began = time.monotonic()
+    codes = ended(start(folder, ranks), 300.0)
+    assert list(codes.values()) == [0] * ranks, (folder.parent / "log").read_text()[-3000:]
+    return time.monotonic() - began
 
 
 def main() -> None:
@@ -145,20 +136,16 @@ def main() -> None:
     whole, killed = folder / "whole" / "run", folder / "killed" / "run"
     for run in (whole, killed):
         run.parent.mkdir(parents=True)
-    began = time.monotonic()
-    codes = ended(start(whole, ranks), 300.0)
-    assert list(codes.values()) == [0] * ranks, (whole.parent / "log").read_text()[-3000:]
-    length = time.monotonic() - began
+    length = whole_run(whole, ranks)
+    steps = (whole.parent / "stepped").stat().st_size
     struck: list[dict[str, Any]] = []
     while len(struck) < kills:
-        kill = strike(killed, ranks, chance, length)
+        kill = strike(killed, ranks, chance.randrange(ranks), draw(chance, steps, kills, 0.3))
         if kill is None:
             break
         struck.append(kill)
-    else:
-        codes = ended(start(killed, ranks), 300.0)
-        assert list(codes.values()) == [0] * ranks, (killed.parent / "log").read_text()[-3000:]
-    print(json.dumps({"seconds": length, "kills": struck}))
+    whole_run(killed, ranks)
+    print(json.dumps({"seconds": length, "steps": steps, "kills": struck}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Killed at random moments and resumed: the weights are those of the run never killed, to the byte."""
+"""Killed at random steps and resumed: the weights are those of the run never killed, to the byte."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ STAGES = ("cotrain", "specialise", "distill", "alone")
 @pytest.mark.distributed
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_killed_ranks_change_no_byte(ranks: int, tmp_path: Path) -> None:
-    """Kills at random moments, dropout on; those that noticed say it in one line and end with code 75."""
+    """Kills at random steps, dropout on; those that noticed say it in one line and end with code 75."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.rank_server", str(tmp_path), "7", str(ranks), str(ranks)],
         cwd=ROOT, env={**os.environ, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=600,
