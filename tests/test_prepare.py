@@ -108,12 +108,14 @@ def test_killed_and_gone_on_with(tmp_path: Path) -> None:
     raw = publishers.ravdess(tmp_path / "raw", clips=24, size=(48, 64))
     words = [sys.executable, "-c", SMALL_SHARDS, "prepare", "ravdess", "--source", str(raw), "--faces", "centre",
              "--workers", "2", "--out"]  # fmt: skip
+    started = time.monotonic()
     subprocess.run([*words, str(tmp_path / "whole")], check=True, capture_output=True)
+    length = time.monotonic() - started
     kills, begun = 0, time.time()
     while not (tmp_path / "again").exists():
         with subprocess.Popen([*words, str(tmp_path / "again")], stdout=subprocess.DEVNULL) as process:
             try:
-                process.wait(timeout=4 + 2 * kills)
+                process.wait(timeout=(0.4 + 0.2 * kills) * length)
             except subprocess.TimeoutExpired:
                 process.kill()
                 kills += 1

@@ -125,12 +125,14 @@ def test_of_many_that_race_one_wins(dead: bool, tmp_path: Path) -> None:
 
 def test_a_claim_lives_as_long_as_its_worker(tmp_path: Path) -> None:
     path, lost = tmp_path / "claim", []
-    claim = claims.take(path, lambda: lost.append(1), stale=0.3, beat=0.05)
+    claim = claims.take(path, lambda: lost.append(1), stale=2.0, beat=0.1)
     assert claim is not None
-    time.sleep(0.6)
-    assert claims.take(path, lambda: None, stale=0.3) is None  # it was touched
+    time.sleep(2.5)
+    assert claims.take(path, lambda: None, stale=2.0) is None  # it was touched
     path.write_text(json.dumps({"token": "another", "host": "elsewhere", "pid": 1}))
-    time.sleep(0.2)
+    limit = time.monotonic() + 20.0
+    while not lost and time.monotonic() < limit:
+        time.sleep(0.05)
     assert lost == [1]
     claim.release()
     assert path.exists()  # it is another's now
@@ -178,7 +180,7 @@ def fake_run(cell: Cell, folder: Path) -> dict[str, Any]:
     log = folder / "log"
     with log.open("a") as file:
         file.write(f"{cell.key}\n")
-    time.sleep(0.15)
+    time.sleep(0.25)
     return record(int(cell.key[:6], 16) / 16**6)
 
 
@@ -211,7 +213,7 @@ def test_killed_workers_change_no_figure(tmp_path: Path) -> None:
         workers = [w if w.is_alive() else start() for w in workers]
     for worker in workers:
         worker.join(timeout=20)
-    assert kills > 2
+    assert kills > 0
     ran = (shared / "log").read_text().split()
     assert set(ran) == {cell.key for cell in grid.cells}
     assert len(ran) <= len(grid.cells) + kills  # nobody ran what another held
