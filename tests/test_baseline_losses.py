@@ -19,7 +19,8 @@ from mstdistill.methods.dist import dist_loss
 from mstdistill.methods.dkd import decoupled_rows
 from mstdistill.methods.fitnets import Regressor, hint_rows
 from mstdistill.methods.mlld import mlld_loss
-from mstdistill.methods.rkd import angle_loss, distance_loss
+from mstdistill.methods.rkd import angle_loss, cosines, distance_loss
+from mstdistill.methods.separable import Depthwise, Pointwise
 from mstdistill.stages.salience import permuted
 from mstdistill.teachers.feature import Feature, layers, shapes
 
@@ -78,6 +79,43 @@ def test_dist_is_one_minus_pearson_over_both_axes() -> None:
     dist_loss(flat, logits(4, 3)).backward()
     assert flat.grad is not None
     assert bool(torch.isfinite(flat.grad).all())
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-11), (torch.float32, 1e-5)])
+def test_angles_from_distances_are_those_of_the_sides(dtype: torch.dtype, close: float) -> None:
+    e = torch.nn.functional.normalize(logits(12, 7) + 3, dim=1)
+    e[1] = e[0]  # one instance twice
+    e[3] = torch.nn.functional.normalize(e[2] + 1e-2 * logits(7, seed=1), dim=0)
+    wide = e.to(dtype).double().requires_grad_()
+    e = e.to(dtype).requires_grad_()
+    sides = wide.unsqueeze(0) - wide.unsqueeze(1)
+    sides = sides / torch.where(sides.norm(dim=2, keepdim=True) > 0, sides.norm(dim=2, keepdim=True), 1.0)
+    wanted = sides @ sides.transpose(1, 2)
+    found = cosines(e)
+    assert found.dtype == dtype
+    assert torch.allclose(found.double(), wanted, atol=close)
+    assert not found[0, 1].any()
+    weight = logits(12, 12, 12, seed=2)
+    for row, other in ((0, 1), (1, 0)):  # what is no angle teaches nothing
+        weight[row, other] = weight[row, :, other] = 0.0
+    ours, theirs = (torch.autograd.grad((x.double() * weight).sum(), of)[0] for x, of in ((found, e), (wanted, wide)))
+    assert torch.allclose(ours.double(), theirs, atol=100 * close * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize(("size", "stride"), [((1, 1), 1), ((2, 2), 2), ((3, 4), 2), ((4, 4), 1), ((5, 7), 2)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_separable_convolutions_are_convolutions(
+    size: tuple[int, int], stride: int, memory_format: torch.memory_format
+) -> None:
+    first, second = Depthwise(6, stride).double(), Pointwise(6, 4).double()
+    x = logits(3, 6, *size).to(memory_format=memory_format).requires_grad_()
+    middle = torch.nn.functional.conv2d(x, first.weight, stride=stride, padding=1, groups=6)
+    wanted, found = torch.nn.functional.conv2d(middle, second.weight), second(first(x))
+    assert torch.allclose(found, wanted, atol=1e-12)
+    weight = logits(*wanted.shape, seed=1)
+    of = (x, first.weight, second.weight)
+    grads = [torch.autograd.grad((y * weight).sum(), of, retain_graph=True) for y in (found, wanted)]
+    assert all(torch.allclose(ours, theirs, atol=1e-12) for ours, theirs in zip(*grads, strict=True))
 
 
 def test_nothing_is_left_to_learn_where_both_agree() -> None:

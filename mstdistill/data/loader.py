@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -74,11 +74,17 @@ class OnDevice(Protocol):
         ...
 
 
+def _reader(split: Split) -> Callable[[np.ndarray, Sequence[str]], tuple[dict[str, Tensor], Tensor]]:
+    """How instances are read for a loader: as stored where the split can."""
+    return split.stored if isinstance(split, Stored) else split.fetch
+
+
 class Subset:
     """Some instances of a split, renumbered from 0."""
 
     def __init__(self, split: Split, index: np.ndarray) -> None:
         self.split, self.index = split, np.asarray(index, dtype=np.int64)
+        self._read = _reader(split)
         self.deterministic = split.deterministic
         digest = hashlib.sha256(split.fingerprint.encode() + self.index.tobytes())
         self.fingerprint = digest.hexdigest()
@@ -96,8 +102,7 @@ class Subset:
 
     def stored(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """See `Stored`."""
-        read = self.split.stored if isinstance(self.split, Stored) else self.split.fetch
-        return read(self.index[index], modalities)
+        return self._read(self.index[index], modalities)
 
 
 class DatasetSplit:
@@ -192,6 +197,8 @@ class Loader:
         self.shuffle, self.seed, self.accumulate, self.workers = shuffle, seed, accumulate, workers
         self.num_classes, self.ignore_index, self.name, self.threads = num_classes, ignore_index, name, threads
         self.pinned = torch.cuda.is_available()
+        # a protocol's check looks through a class each time: once is enough
+        self._read, self._device = _reader(split), split if isinstance(split, OnDevice) else None
         self._processes: tuple[_Queue, DataLoader[Batch]] | None = None
 
     def order(self, epoch: int) -> np.ndarray:
@@ -235,7 +242,7 @@ class Loader:
         plan = [micro for i, step in enumerate(self.plan(epoch)) if i >= start_step for micro in step]
         if self.workers:
             yield from self._from_processes(plan)
-        elif self.threads and not isinstance(self.split, OnDevice):
+        elif self.threads and self._device is None:
             yield from self._from_threads(plan)
         else:
             for micro in plan:
@@ -287,12 +294,11 @@ class Loader:
 
     def _fetch(self, micro: MicroBatch) -> Batch:
         index = torch.from_numpy(np.ascontiguousarray(micro.index))
-        if isinstance(self.split, OnDevice):  # checked on its way there; the positions travel once
-            index = index.to(self.split.device, non_blocking=True)
-            inputs, label = self.split.pick(index, self.modalities)
+        if self._device is not None:  # checked on its way there; the positions travel once
+            index = index.to(self._device.device, non_blocking=True)
+            inputs, label = self._device.pick(index, self.modalities)
         else:
-            read = self.split.stored if isinstance(self.split, Stored) else self.split.fetch
-            inputs, label = read(micro.index, self.modalities)
+            inputs, label = self._read(micro.index, self.modalities)
             label = label.to(torch.int64)
             self._check(inputs, label, micro.index)
         scales: Mapping[str, Scale] = getattr(self.split, "scales", {})

@@ -22,6 +22,7 @@ from .baseline import Baseline, Seen, true_class
 from .comparison import compare
 from .mst import Outcome
 from .norm import BatchNorm2d
+from .separable import Depthwise, Pointwise
 
 BRANCHES = 3
 
@@ -43,10 +44,8 @@ class SeparableBlock(nn.Module):
     def __init__(self, a: int, b: int) -> None:
         super().__init__()
         self.op = nn.Sequential(
-            nn.Conv2d(a, a, 3, stride=2, padding=1, groups=a, bias=False), nn.Conv2d(a, a, 1, bias=False),
-            BatchNorm2d(a), nn.ReLU(),
-            nn.Conv2d(a, a, 3, padding=1, groups=a, bias=False), nn.Conv2d(a, b, 1, bias=False),
-            BatchNorm2d(b), nn.ReLU(),
+            Depthwise(a, stride=2), Pointwise(a, a), BatchNorm2d(a), nn.ReLU(),
+            Depthwise(a), Pointwise(a, b), BatchNorm2d(b), nn.ReLU(),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
