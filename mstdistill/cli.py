@@ -215,7 +215,7 @@ def reproduce(
       srun mstdistill reproduce paper --out /shared/paper --worker      one a task of a SLURM job
     """
     from .engine.progress import Screen
-    from .suite.plan import load_suite, plan, records
+    from .suite.plan import load_suite, plan, records, save_suite
     from .suite.run import Worker, run_suite
     from .suite.tables import judge, save, shown
 
@@ -223,8 +223,9 @@ def reproduce(
     loaded = load_suite(suite, overrides or [])
     folder = out or Path("runs") / f"suite-{loaded.name}"
     grid = plan(loaded)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_suite(loaded, folder)
     if worker:
-        folder.mkdir(parents=True, exist_ok=True)
         Worker(grid, folder).work()
         return
     if not tables:
@@ -235,14 +236,12 @@ def reproduce(
     screen.say(shown(found))
     for line in found.trouble[:10]:
         screen.say(line)
-    screen.say(f"tables: {', '.join(map(str, paths))}")
+    screen.say(f"tables: {', '.join(map(str, paths))}; a page of them: mstdistill report {folder}")
 
 
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="the folder of a finished run, or of a suite")],
-    suite: Annotated[str | None, typer.Option(help="of a suite's folder: its name or YAML file")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="the suite's, as given to reproduce")] = None,
 ) -> None:
     """Write one self-contained HTML page: curves, routing, masks, agreement, confusions; or a suite's comparison.
 
@@ -250,21 +249,26 @@ def report(
 
       mstdistill report runs/av-digits-image-mst-seed0
 
-      mstdistill report runs/suite-av-digits --suite av-digits
+      mstdistill report runs/suite-av-digits
     """
     from .engine.progress import Screen
 
-    if suite is None:
+    if not (folder / "cells").is_dir():
         from .report.run_page import write_run_page
 
         path = write_run_page(folder)
     else:
         from .report.suite_page import write_suite_page
-        from .suite.plan import load_suite, plan, records
+        from .suite.plan import plan, records, saved_suite
         from .suite.tables import judge
 
-        grid = plan(load_suite(suite, overrides or []))
-        path = write_suite_page(judge(grid, records(grid, folder)), folder)
+        grid = plan(saved_suite(folder))
+        found = records(grid, folder)
+        if not found:
+            raise ConfigError(
+                f"{folder} holds no finished run of this code and data; table.md there is what others left"
+            )
+        path = write_suite_page(judge(grid, found), folder)
     Screen().say(f"page: {path}")
 
 

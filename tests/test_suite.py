@@ -27,7 +27,7 @@ from mstdistill.engine.progress import Screen
 from mstdistill.errors import ConfigError, Interrupted
 from mstdistill.methods import find_method
 from mstdistill.suite import claims
-from mstdistill.suite.plan import Cell, Grid, load_suite, plan, records, suite_names
+from mstdistill.suite.plan import Cell, Grid, load_suite, plan, records, save_suite, suite_names
 from mstdistill.suite.run import Worker, run_suite
 from mstdistill.suite.sharing import Busy, borrow, lend, shareable, sharing
 from mstdistill.suite.stats import Comparison, holm, paired, ranks, spread
@@ -221,6 +221,17 @@ def test_killed_workers_change_no_figure(tmp_path: Path) -> None:
     assert tables[0] == tables[1]
 
 
+def test_a_folder_without_runs_of_this_code_has_no_page(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "cells").mkdir()
+    code, _, err = command("report", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "suite.json isn't there" in err
+    save_suite(load_suite(str(write_suite(tmp_path, seeds=[0]))), tmp_path)
+    code, _, err = command("report", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "holds no finished run of this code" in err
+
+
 @pytest.mark.slow
 def test_a_suite_from_the_command_line(tmp_path: Path, command: Command) -> None:
     """One process and two, with a worker killed on the way: the same figures; teachers are trained once."""
@@ -233,6 +244,8 @@ def test_a_suite_from_the_command_line(tmp_path: Path, command: Command) -> None
     borrowed = {cell.method: record["borrowed"] for cell, record in found.items()}
     assert borrowed == {"KD": [], "average": ["teacher-both"], "MST": [], "MST, top-1": ["cotrain"]}
     assert command("reproduce", suite, "--out", tmp_path / "one")[0] == 0  # nothing left to run
+    assert command("report", tmp_path / "one")[0] == 0
+    assert "average" in (tmp_path / "one" / "report.html").read_text()
     words = ["reproduce", str(suite), "--out", str(tmp_path / "two"), "--worker"]
     killed = subprocess.Popen([sys.executable, "-m", "mstdistill", *words], stdout=subprocess.DEVNULL)
     while not list((tmp_path / "two").glob("cells/*/run/binding.json")):

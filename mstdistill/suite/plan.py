@@ -17,7 +17,11 @@ from pydantic import Field, ValidationError
 from .. import config
 from ..config import Recipe, Settings
 from ..errors import ConfigError, MstdistillError, nearest
+from ..files import write_text
 from ..methods import find_method
+
+# of a suite's folder: what it compares
+SAVED = "suite.json"
 
 
 class SuiteTask(Settings):
@@ -128,6 +132,26 @@ def load_suite(source: str, overrides: Sequence[str] = ()) -> Suite:
     return suite
 
 
+def save_suite(suite: Suite, folder: Path) -> None:
+    """Leave in a suite's folder what it compares, for its report."""
+    write_text(folder / SAVED, suite.model_dump_json(indent=1))
+
+
+def saved_suite(folder: Path) -> Suite:
+    """What `save_suite` left.
+
+    Raises:
+        ConfigError: nothing, or nothing that can be read.
+    """
+    try:
+        return Suite.model_validate_json((folder / SAVED).read_text())
+    except (OSError, ValidationError) as error:
+        cause = "isn't there" if isinstance(error, FileNotFoundError) else "can't be read"
+        raise ConfigError(
+            f"{folder / SAVED} {cause}; write it with: mstdistill reproduce SUITE --tables --out {folder}"
+        ) from None
+
+
 def _split(overrides: Sequence[str]) -> list[tuple[str, str]]:
     pairs = []
     for override in overrides:
@@ -213,7 +237,7 @@ def code_version() -> str:
 
 
 def records(grid: Grid, folder: Path) -> dict[Cell, Mapping[str, Any]]:
-    """What is known of each finished cell."""
+    """What is known of each finished cell, by this code."""
     found = {}
     for cell in grid.cells:
         path = folder / "cells" / cell.key / "cell.json"
