@@ -98,8 +98,8 @@ def marked(note: Any) -> Iterator[None]:
         Experiment.train, CheckpointStore.save = original, save  # type: ignore[method-assign]
 
 
-def run_child(recipe: str, overrides: list[str]) -> dict[str, Any]:
-    """Short runs in this process: by stage `seconds` and `rss` of the first, `memory` of the second."""
+def run_child(recipe: str, overrides: list[str], timed: bool) -> dict[str, Any]:
+    """Short runs in this process: by stage `seconds` and `rss` of the first, if timed, `memory` of the second."""
     from mstdistill.pipeline import train
 
     def go(note: Any, number: int = 2) -> None:
@@ -108,6 +108,8 @@ def run_child(recipe: str, overrides: list[str]) -> dict[str, Any]:
             train(resolved, Path(folder) / "run", Screen(quiet=True),
                   observe=lambda stage, number, _: note("end", stage, number))  # fmt: skip
 
+    if not timed:
+        return {"memory": _memory(go)}
     found = _seconds(go)
     if sum(found["seconds"].values()) < 1.0:  # a few steps tell more of their start than of themselves
         found["seconds"] = _seconds(lambda note: go(note, 12))["seconds"]
@@ -177,9 +179,9 @@ def _status(key: str) -> float:
     return float("nan")
 
 
-def child(recipe: str, overrides: list[str]) -> dict[str, Any]:
+def child(recipe: str, overrides: list[str], timed: bool) -> dict[str, Any]:
     """`run_child` in a process of its own."""
-    command = [sys.executable, __file__, "--child", recipe, *overrides]
+    command = [sys.executable, __file__, "--child" if timed else "--memory-child", recipe, *overrides]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
@@ -188,29 +190,31 @@ def child(recipe: str, overrides: list[str]) -> dict[str, Any]:
     return found
 
 
-def check(name: str) -> list[dict[str, Any]]:
-    """A row for each stage of a case."""
+def check(name: str, timed: bool = True) -> list[dict[str, Any]]:
+    """A row for each stage of a case; untimed: of its memory alone."""
     recipe, batch, others = CASES[name]
     with tempfile.TemporaryDirectory() as folder:
         overrides = [*others, f"batch_size={batch}", f"data.dir={folder}/data"]
         random_data(recipe, batch, Path(folder) / "data")
         plan = make_plan(Request(config.load(recipe, [*overrides, *epochs(2)]), "cpu"))
         stages = figures_of(plan, recipe, overrides)["engines"]["single process"]["stages"]
-        found = child(recipe, overrides)
+        found = child(recipe, overrides, timed)
     rows = []
     for stage, figures in stages.items():
         needs, step = figures["memory"], figures["step"]
         predicted = needs["total"] - sum(needs[key] for key in ELSEWHERE)
         within = needs["gradients"] + needs["activations"] + needs["workspace"]
-        seconds = step["compute"] + step["optimiser"]
-        rows.append({
+        row = {
             "case": name, "stage": stage, "predicted_bytes": predicted, "measured_bytes": found["memory"][stage][0],
             "error": predicted / found["memory"][stage][0] - 1, "predicted_step_bytes": within,
             "measured_step_bytes": found["memory"][stage][1], "step_error": within / found["memory"][stage][1] - 1,
-            "rss_over_baseline": found["rss"][stage],
-            "predicted_seconds": seconds, "measured_seconds": found["seconds"][stage],
-            "time_ratio": seconds / found["seconds"][stage], "memory": needs,
-        })  # fmt: skip
+            "memory": needs,
+        }  # fmt: skip
+        if timed:
+            seconds, measured = step["compute"] + step["optimiser"], found["seconds"][stage]
+            row |= {"rss_over_baseline": found["rss"][stage], "predicted_seconds": seconds,
+                    "measured_seconds": measured, "time_ratio": seconds / measured}  # fmt: skip
+        rows.append(row)
     return rows
 
 
@@ -247,8 +251,8 @@ def write_docs(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--child"]:
-        print(json.dumps(run_child(sys.argv[2], sys.argv[3:])))
+    if sys.argv[1:2] in (["--child"], ["--memory-child"]):
+        print(json.dumps(run_child(sys.argv[2], sys.argv[3:], sys.argv[1] == "--child")))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file of every figure")

@@ -13,35 +13,24 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
-
-torch.set_num_threads(1)  # before any work: a forked OpenMP pool would hang
-
-import accelerate  # noqa: E402, F401  what a run imports on its way is here before the first fork
-import sklearn.metrics  # noqa: E402, F401
-import torch._dynamo  # noqa: E402  the optimisers load it at their first step, for seconds
-
-import mstdistill.pipeline  # noqa: E402, F401
-from tests import toy  # noqa: E402
-from tests.faults.striking import Blow, draw, observer  # noqa: E402
+from tests.forking import fork  # isort: skip  before any work
+from tests import toy
+from tests.faults.striking import Blow, draw, observer
 
 SETTINGS = {"run": {"checkpoint_steps": 3}, "dropout": 0.2, "batch_size": 4, "quiet": False}
 
 
 def attempt(folder: Path, blow: Blow | None = None) -> int:
     """Start the run in a child and wait for its end; its exit code."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            sink = os.open(folder.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(sink, 1)
-            os.dup2(sink, 2)
-            toy.run(folder, **SETTINGS, observe=observer(blow, folder.parent / "stepped"))
-            code = 0
-        finally:
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def work() -> int:
+        sink = os.open(folder.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        toy.run(folder, **SETTINGS, observe=observer(blow, folder.parent / "stepped"))
+        return 0
+
+    code = os.waitstatus_to_exitcode(os.waitpid(fork(work), 0)[1])
     assert code in (0, -signal.SIGKILL), (folder.parent / "log").read_text()[-3000:]
     return code
 

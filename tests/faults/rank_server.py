@@ -11,24 +11,15 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
-torch.set_num_threads(1)  # before any work: a forked OpenMP pool would hang
-
-import accelerate  # noqa: E402, F401  what a run imports on its way is here before the first fork
-import sklearn.metrics  # noqa: E402, F401
-import torch._dynamo  # noqa: E402
-
-import mstdistill.pipeline  # noqa: E402, F401
-from mstdistill.errors import LostProcess, MstdistillError  # noqa: E402
-from tests import toy  # noqa: E402
-from tests.faults.striking import Blow, draw, observer  # noqa: E402
+from tests.forking import fork_ranks  # isort: skip  before any work
+from mstdistill.errors import LostProcess, MstdistillError
+from tests import toy
+from tests.faults.striking import Blow, draw, observer
 
 STAGES = ("cotrain", "specialise", "distill", "alone")
 SETTINGS = {
@@ -46,39 +37,21 @@ PATIENCE = 30.0
 
 def start(folder: Path, ranks: int, victim: int | None = None, blow: Blow | None = None) -> list[int]:
     """Start all ranks, one of which will be struck; their process numbers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return [_rank(folder, rank, ranks, port, blow if rank == victim else None) for rank in range(ranks)]
 
-
-def _rank(folder: Path, rank: int, ranks: int, port: int, blow: Blow | None) -> int:
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1",
-                       "LOCAL_WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}  # fmt: skip
+    def work(rank: int) -> int:
         sink = os.open(folder.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        toy.run(folder, **SETTINGS, observe=observer(blow, folder.parent / "stepped" if rank == 0 else None))
-        code = 0
-    except LostProcess as error:
-        code = error.exit_code
-        if not error.told:
-            print(f"toy: {error}", flush=True)
-    except MstdistillError as error:
-        code = error.exit_code
-        print(f"toy: {error}", flush=True)
-    except BaseException:
-        import traceback
+        strikes = blow if rank == victim else None
+        try:
+            toy.run(folder, **SETTINGS, observe=observer(strikes, folder.parent / "stepped" if rank == 0 else None))
+        except MstdistillError as error:
+            if not (isinstance(error, LostProcess) and error.told):
+                print(f"toy: {error}", flush=True)
+            return error.exit_code
+        return 0
 
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
+    return fork_ranks(ranks, work)
 
 
 def ended(pids: list[int], seconds: float) -> dict[int, int]:

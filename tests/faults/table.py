@@ -52,7 +52,7 @@ def difference(one: Path, other: Path) -> str:
 
 
 def kills(folder: Path, ranks: int, wanted: int) -> list[Row]:
-    """SIGKILL at random moments, rounds of runs until there were enough."""
+    """SIGKILL after random numbers of steps, rounds of runs until there were enough."""
     struck: list[dict[str, Any]] = []
     lost, seed = set(), 0
     while len(struck) < wanted:
@@ -70,7 +70,7 @@ def kills(folder: Path, ranks: int, wanted: int) -> list[Row]:
     starting = [kill for kill in struck if not kill["training"]]
     stages = sorted({f"{kill['stage']} {sum(k['stage'] == kill['stage'] for k in struck)}" for kill in struck})
     said = "; ".join(sorted(lost - {"nothing"})) or "nothing"
-    how = f"SIGKILL of a random one of {ranks} at a random moment ({', '.join(stages)})"
+    how = f"SIGKILL of a random one of {ranks} in a random step ({', '.join(stages)})"
     rows = [row("a process is killed in training", how, said, [k["noticed"] for k in training if k["noticed"]],
                 [k["resumed"] for k in training], len(training))]  # fmt: skip
     if starting:
