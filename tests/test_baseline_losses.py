@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mstdistill.backbones.registry import backbones, build
 from mstdistill.data.batch import Batch
 from mstdistill.errors import ConfigError
-from mstdistill.methods import crd
+from mstdistill.methods import crd, rkd
 from mstdistill.methods.average import average_kd_rows
 from mstdistill.methods.baseline import relational
 from mstdistill.methods.c2kd import kendall_tau, nontarget_rows
@@ -19,7 +19,7 @@ from mstdistill.methods.dist import dist_loss
 from mstdistill.methods.dkd import decoupled_rows
 from mstdistill.methods.fitnets import Regressor, hint_rows
 from mstdistill.methods.mlld import mlld_loss
-from mstdistill.methods.rkd import angle_loss, cosines, distance_loss
+from mstdistill.methods.rkd import angle_loss, distance_loss
 from mstdistill.methods.separable import Depthwise, Pointwise
 from mstdistill.stages.salience import permuted
 from mstdistill.teachers.feature import Feature, layers, shapes
@@ -81,25 +81,31 @@ def test_dist_is_one_minus_pearson_over_both_axes() -> None:
     assert bool(torch.isfinite(flat.grad).all())
 
 
+@pytest.mark.parametrize("corners", [1, 5, 12])
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-11), (torch.float32, 1e-5)])
-def test_angles_from_distances_are_those_of_the_sides(dtype: torch.dtype, close: float) -> None:
-    e = torch.nn.functional.normalize(logits(12, 7) + 3, dim=1)
+def test_angles_from_distances_are_those_of_the_sides(
+    dtype: torch.dtype, close: float, corners: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rkd, "_CPU_ANGLES", corners * 12**2)
+
+    def direct(e: torch.Tensor) -> torch.Tensor:
+        sides = e.unsqueeze(0) - e.unsqueeze(1)
+        lengths = sides.detach().norm(dim=2)
+        scale = torch.where(lengths > 0, sides.square().sum(dim=2), torch.inf).rsqrt().unsqueeze(2)
+        return (sides * scale) @ (sides * scale).transpose(1, 2)
+
+    e, reference = torch.nn.functional.normalize(logits(2, 12, 7), dim=2)
     e[1] = e[0]  # one instance twice
     e[3] = torch.nn.functional.normalize(e[2] + 1e-2 * logits(7, seed=1), dim=0)
-    wide = e.to(dtype).double().requires_grad_()
-    e = e.to(dtype).requires_grad_()
-    sides = wide.unsqueeze(0) - wide.unsqueeze(1)
-    sides = sides / torch.where(sides.norm(dim=2, keepdim=True) > 0, sides.norm(dim=2, keepdim=True), 1.0)
-    wanted = sides @ sides.transpose(1, 2)
-    found = cosines(e)
+    e = e.to(dtype)
+    wide, e = e.double().requires_grad_(), e.requires_grad_()
+    wanted = torch.nn.functional.smooth_l1_loss(direct(wide), direct(reference))
+    found = angle_loss(e, reference.to(dtype))
     assert found.dtype == dtype
-    assert torch.allclose(found.double(), wanted, atol=close)
-    assert not found[0, 1].any()
-    weight = logits(12, 12, 12, seed=2)
-    for row, other in ((0, 1), (1, 0)):  # what is no angle teaches nothing
-        weight[row, other] = weight[row, :, other] = 0.0
-    ours, theirs = (torch.autograd.grad((x.double() * weight).sum(), of)[0] for x, of in ((found, e), (wanted, wide)))
-    assert torch.allclose(ours.double(), theirs, atol=100 * close * float(theirs.abs().max()))
+    assert float((direct(wide) - direct(reference)).detach().abs().max()) > 1.0
+    assert found.item() == pytest.approx(wanted.item(), rel=close)
+    (ours,), (theirs,) = torch.autograd.grad(3 * found, e), torch.autograd.grad(3 * wanted, wide)
+    assert torch.allclose(ours.double(), theirs, atol=10 * close * float(theirs.abs().max()))
 
 
 @pytest.mark.parametrize(("size", "stride"), [((1, 1), 1), ((2, 2), 2), ((3, 4), 2), ((4, 4), 1), ((5, 7), 2)])

@@ -12,11 +12,13 @@ micro-batch of all processes; the angles of B instances are B^3 numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..config import Settings
 from ..experiment import Experiment
@@ -24,6 +26,9 @@ from .baseline import Baseline, Seen, relational
 from .comparison import compare
 from .embedding import Embedding
 from .mst import Outcome
+
+# so many angles at a time: what stays in a core's cache, and what keeps a GPU busy
+_CPU_ANGLES, _GPU_ANGLES = 2**18, 2**26
 
 
 def pairwise_distances(e: Tensor) -> Tensor:
@@ -43,26 +48,69 @@ def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return F.smooth_l1_loss(scaled(student), scaled(teacher))
 
 
-def cosines(e: Tensor) -> Tensor:
-    """[B, B, B] cosines of the angle at i between j and k of rows [B, d]; 0 where two of them are one point.
+def squared_distances(e: Tensor) -> Tensor:
+    """[B, B] squares of the distances of rows [B, d], at least float32; exactly 0 where two rows are one point.
 
-    From the squares q of the distances alone, by the law of cosines: B^3 numbers instead of B^3 products of d. The
-    squares are taken in float64, where rows that nearly agree keep their distance; beyond rounding they are one point.
+    Sums are taken in float64, where rows that nearly agree keep their distance; beyond its rounding they are one point.
     """
     wide = e.double()
     inner = wide @ wide.T
-    squares = inner.diagonal().unsqueeze(0) + inner.diagonal().unsqueeze(1)
+    lengths = inner.diagonal()
+    squares = lengths.unsqueeze(0) + lengths.unsqueeze(1)
     q = squares - 2 * inner
     one = q.detach() <= 1e-14 * squares.detach()
-    q = q.masked_fill(one, 0.0)
-    inverse = q.masked_fill(one, 1.0).rsqrt().masked_fill(one, 0.0)
-    q, inverse = (x.to(torch.promote_types(e.dtype, torch.float32)) for x in (q, inverse))
-    return (q.unsqueeze(2) + q.unsqueeze(1) - q) * (0.5 * inverse.unsqueeze(2) * inverse.unsqueeze(1))
+    return q.masked_fill(one, 0.0).to(torch.promote_types(e.dtype, torch.float32))
+
+
+class _Angles(torch.autograd.Function):
+    """The sum of the smooth-L1 of all angles' cosines, from both sides' squared distances; the student's side learns.
+
+    By the law of cosines, so that no product of sides [B, B, d] is made; some corners of all triangles at a time, each
+    with its gradient, so that no [B, B, B] is held either.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        inverses = [torch.where(q > 0, q, torch.inf).rsqrt() for q in (student, teacher)]
+        count = len(student)
+        corners = max(1, (_CPU_ANGLES if student.device.type == "cpu" else _GPU_ANGLES) // count**2)
+        total, slope = student.new_zeros(()), torch.zeros_like(student)
+        for start in range(0, count, corners):
+            at = slice(start, start + corners)
+            ours, theirs = (_cosines(q, inverse, at) for q, inverse in zip((student, teacher), inverses, strict=True))
+            apart = ours - theirs
+            weight = apart.clamp(-1.0, 1.0)
+            total += (weight * (apart - 0.5 * weight)).sum()
+            inverse = inverses[0][at]
+            slope[at] -= (weight * ours).sum(dim=2) * inverse.square()
+            weight *= 0.5 * inverse.unsqueeze(2)
+            weight *= inverse.unsqueeze(1)
+            slope[at] += 2 * weight.sum(dim=2)
+            slope -= weight.sum(dim=0)
+        ctx.save_for_backward(slope)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return upstream * slope, None
+
+
+def _cosines(q: Tensor, inverse: Tensor, at: slice) -> Tensor:
+    """[corners, B, B] cosines of the angles at some of the rows."""
+    found = q[at].unsqueeze(2) + q[at].unsqueeze(1)
+    found -= q
+    found *= 0.5 * inverse[at].unsqueeze(2)
+    found *= inverse[at].unsqueeze(1)
+    return found
 
 
 def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Smooth-L1 of the cosines of all angles [B, B, B] (paper, equation 7)."""
-    return F.smooth_l1_loss(cosines(student), cosines(teacher))
+    """Smooth-L1 of the cosines of all angles of rows [B, d] (paper, equation 7); where two of three instances are one
+    point the cosine is 0 and teaches nothing."""
+    total: Tensor = _Angles.apply(squared_distances(student), squared_distances(teacher))
+    return total / len(student) ** 3
 
 
 class Embeddings(nn.Module):
