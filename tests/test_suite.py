@@ -444,3 +444,19 @@ def _has(backbone: str, options: str, taps: tuple[str, ...]) -> None:
         network = build(backbone, 10, **json.loads(options))
     for tap in taps:
         network.get_submodule(tap)
+
+
+def test_teachers_that_methods_share_are_one_line(tmp_path: Path) -> None:
+    same = {"method": "mst", "overrides": ["routing.k=2"]}
+    methods = [{"name": "one", "method": "mst"}, {"name": "two", **same}, {"name": "three", **same}]
+    grid = plan(load_suite(str(write_suite(tmp_path, methods=methods, seeds=[0, 1]))))
+
+    def result(cell: Cell) -> dict[str, Any]:
+        teacher = 0.5 if cell.method == "three" else 0.9
+        found = record(0.8)
+        found["networks"]["teacher both"] = {"test": {"accuracy": teacher + 0.01 * cell.seed}}
+        return found
+
+    (teachers,) = judge(grid, {cell: result(cell) for cell in grid.cells}).teachers.values()
+    assert list(teachers) == ["teacher both (one and 1 more)", "teacher both (three)"]
+    assert teachers["teacher both (three)"].mean == pytest.approx(0.505)

@@ -52,7 +52,7 @@ def judge(grid: Grid, records: Mapping[Cell, Mapping[str, Any]]) -> Findings:
     """Figures, intervals, tests and ranks of the finished cells."""
     found = Findings(grid)
     metric, split = grid.suite.metric, grid.suite.split
-    teachers: dict[Column, dict[str, dict[int, float]]] = {}
+    teachers: dict[Column, dict[tuple[str, str], dict[int, float]]] = {}
     seconds: dict[str, list[float]] = {}
     for cell in grid.cells:
         record, column = records.get(cell), (cell.task, cell.target)
@@ -66,16 +66,27 @@ def judge(grid: Grid, records: Mapping[Cell, Mapping[str, Any]]) -> Findings:
             seconds.setdefault(cell.method, []).append(record["seconds"] + record["seconds_borrowed"])
             for name, entry in record["networks"].items():
                 if name.startswith("teacher"):
-                    label = f"{name} ({cell.method})" if cell.recipe.method == "mst" else name
-                    teachers.setdefault(column, {}).setdefault(label, {})[cell.seed] = entry[split][metric]
-    found.teachers = {c: {n: spread(list(v.values())) for n, v in sorted(names.items())}
-                      for c, names in teachers.items()}  # fmt: skip
+                    of = name, cell.method if cell.recipe.method == "mst" else ""
+                    teachers.setdefault(column, {}).setdefault(of, {})[cell.seed] = entry[split][metric]
+    found.teachers = {column: _teachers(figures) for column, figures in teachers.items()}
     found.seconds = {method: sum(values) / len(values) for method, values in seconds.items()}
     for column, methods in found.values.items():
         _judge_column(found, column, methods)
     names = {method.name for method in grid.suite.methods}
     whole = [{m: s.mean for m, s in spreads.items()} for spreads in found.spreads.values() if spreads.keys() == names]
     found.ranks = ranks(whole)
+    return found
+
+
+def _teachers(figures: Mapping[tuple[str, str], Mapping[int, float]]) -> dict[str, Spread]:
+    """Figures over seeds by a teacher's name and who trained it; a line for all methods that share one."""
+    shared: dict[tuple[str, tuple[tuple[int, float], ...]], list[str]] = {}
+    for (name, method), values in sorted(figures.items(), key=lambda item: item[0][0]):
+        shared.setdefault((name, tuple(sorted(values.items()))), []).append(method)
+    found = {}
+    for (name, by_seed), methods in shared.items():
+        more = f" and {len(methods) - 1} more" if len(methods) > 1 else ""
+        found[f"{name} ({methods[0]}{more})" if methods[0] else name] = spread([value for _, value in by_seed])
     return found
 
 
