@@ -6,7 +6,7 @@ the angle at i between j and k:
     loss = (1 - alpha) CE + alpha [ w_d smooth-L1(D_s, D_t) + w_a smooth-L1(A_s, A_t) ]
 
 The student's embedding learns, the teacher's keeps its random start. The relations are over the instances of a
-micro-batch of all processes; the angles of B instances are B^3 numbers.
+micro-batch of all processes; the angles of B instances are B^3 numbers, of which few are held at a time.
 """
 
 from __future__ import annotations
