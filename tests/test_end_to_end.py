@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from mstdistill import MstdistillError, Student, Teacher, distill
-from mstdistill.config import Decay
+from mstdistill.config import Decay, OptimSettings
+from mstdistill.engine.checkpoint import optimizer_tensors, restore_optimizer
 from mstdistill.engine.loop import Trainer
+from mstdistill.engine.optimizer import build_optimizer
 from mstdistill.errors import ConfigError
 from mstdistill.stages.distill import decayed
 
@@ -242,3 +244,24 @@ def test_background_processes_are_started_once(tmp_path: Path, monkeypatch: pyte
         started.append(0)
         run(tmp_path / str(epochs), data={"workers": 1}, distill={"epochs": epochs}, alone={"enabled": False})
     assert started[0] == started[1] > 0
+
+
+def test_moments_lie_in_memory_as_their_parameters() -> None:
+    """A fused step reads both as they lie: a convolution in channels-last would go on with another one's moments."""
+    whole, resumed = (torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last) for _ in range(2))
+    x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    settings = OptimSettings(lr=0.1)
+    optimizers = [build_optimizer(settings, module) for module in (whole, resumed)]
+
+    def step(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        module(x).square().mean().backward()
+        optimizer.step()
+
+    step(whole, optimizers[0])
+    tensors, groups = optimizer_tensors(optimizers[0])
+    resumed.load_state_dict(whole.state_dict())
+    restore_optimizer(optimizers[1], {name: value.contiguous().clone() for name, value in tensors.items()}, groups)
+    for module, optimizer in zip((whole, resumed), optimizers, strict=True):
+        step(module, optimizer)
+    assert torch.equal(whole.weight, resumed.weight)

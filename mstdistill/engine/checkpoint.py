@@ -181,7 +181,19 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, groups
     own = [{name: group[name] for name in choices if name in group} for group in optimizer.param_groups]
     rates = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    _lay_out(optimizer)
     for group, choice, rate in zip(optimizer.param_groups, own, rates, strict=True):
         group.update(choice)
         if isinstance(rate, Tensor):
             group["lr"] = rate.fill_(group["lr"])
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Lay moments out in memory as their parameters are: fused steps walk both as they lie, whatever their strides, and
+    files hold them contiguous."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            entry = optimizer.state.get(parameter, {})
+            for name, value in entry.items():
+                if value.shape == parameter.shape and value.stride() != parameter.stride():
+                    entry[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
