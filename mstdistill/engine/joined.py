@@ -36,16 +36,17 @@ class Joined:
         module: to be called.
         inner: what learns, unwrapped: the stage's own module, or a sharded copy of it.
         plain: the optimiser, unwrapped.
+        optimizer: what is stepped, the same or Accelerate's wrapper around it.
     """
 
     def __init__(self, accelerator: Any, module: nn.Module, settings: OptimSettings, recorded: bool = False) -> None:
         self.accelerator, self.inner, self.settings = accelerator, module, settings
         self.plain = build_optimizer(settings, module, recorded)
-        self.module, self.optimizer = self.prepare()
+        self.module, wrapped = self.prepare()
         # Accelerate's wrapper scales losses (fp16) and gathers gradients (XLA); for the rest it would only look for
         # packages at each step, which costs half a millisecond
-        wrapped = getattr(accelerator, "scaler", None) is not None or accelerator.device.type == "xla"
-        self.stepping = self.optimizer if wrapped else self.plain
+        needed = getattr(accelerator, "scaler", None) is not None or accelerator.device.type == "xla"
+        self.optimizer = wrapped if needed else self.plain
 
     def prepare(self) -> tuple[nn.Module, Any]:
         """The wrapped module and optimiser."""
@@ -65,8 +66,8 @@ class Joined:
         """The optimiser's step, and gradients away."""
         if self.settings.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
-        self.stepping.step()
-        self.stepping.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def forget(self) -> None:
         """Drop gradients that must not be stepped with."""
