@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import Recipe, load
-    from .data.check import Report, check
+    from .data.check.look import Report, check
     from .errors import MstdistillError
     from .pipeline import Result, distill, train
     from .student import Student
@@ -23,7 +23,7 @@ _WHERE = {
     "DenseRouter": "routing", "MaskNet1d": "teachers.mask", "MaskNet2d": "teachers.mask",
     "MaskNetTokens": "teachers.mask", "MstdistillError": "errors", "Recipe": "config", "Result": "pipeline",
     "Router": "routing", "Student": "student", "Teacher": "teachers.tap", "distill": "pipeline", "load": "config",
-    "Report": "data.check", "check": "data.check", "train": "pipeline",
+    "Report": "data.check.look", "check": "data.check.look", "train": "pipeline",
 }  # fmt: skip
 
 __all__ = [

@@ -155,8 +155,8 @@ def prepare(
 
       mstdistill prepare ravdess --source downloads/ravdess --out data/ravdess --workers 8
     """
-    from .data.store import read_card
-    from .data.task import find_task, folder_of
+    from .data.prepared.store import read_card
+    from .data.sources.registry import find_task, folder_of
     from .engine.progress import Screen
 
     chosen = find_task(task)
@@ -287,9 +287,9 @@ def check(
 
       mstdistill check hub:org/name --rows 1000 --out figures.json
     """
-    from .data.check import check as look_over
+    from .data.check.look import check as look_over
+    from .data.check.tables import report_tables
     from .engine.progress import Screen
-    from .report.data_table import report_tables
 
     report = look_over(data, label, rows=rows)
     screen = Screen()
@@ -309,8 +309,8 @@ def tasks() -> None:
 
     from .backbones.registry import backbones
     from .config import PRESETS, recipe_names
-    from .data.task import folder_of
-    from .data.task import tasks as known
+    from .data.sources.registry import folder_of
+    from .data.sources.registry import tasks as known
     from .engine.progress import Screen
 
     screen = Screen()

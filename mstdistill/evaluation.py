@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ranks
-from .data.batch import Batch
-from .data.loader import Loader
+from .data.feeding.batch import Batch
+from .data.feeding.loader import Loader
 from .metrics import Metrics, accuracy_of, confusion, metrics_of
 
 

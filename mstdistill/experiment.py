@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from . import ranks
 from .config import OptimSettings, Recipe
-from .data.loader import Loader, Split
-from .data.resident import ResidentSplit, resident_bytes
+from .data.feeding.loader import Loader
+from .data.feeding.resident import ResidentSplit, resident_bytes
+from .data.split import Split
 from .data.task import Task
-from .data.views import modality_of
+from .data.view import modality_of
 from .engine.checkpoint import CheckpointStore
 from .engine.loop import Fit, Stage, Trainer
 from .engine.seeding import initialising, named_seed

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ranks
-from .data.batch import Batch
+from .data.feeding.batch import Batch
 from .kernels import Routing, balance_from_sums, kd_rows
 
 

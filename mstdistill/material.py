@@ -14,12 +14,14 @@ from torch import nn
 
 from .backbones.registry import build
 from .config import ModelSettings, Recipe
-from .data.loader import Split
-from .data.own import TASK as OWN
-from .data.own import OwnData, open_own
-from .data.processors import Port, Processing
-from .data.task import Task, find_task, open_splits
-from .data.views import View, make_view, open_views
+from .data.decode.processors import Port, Processing
+from .data.prepared.views import View, make_view, open_views
+from .data.sources.own import TASK as OWN
+from .data.sources.own import OwnData, open_own
+from .data.sources.published import open_splits
+from .data.sources.registry import find_task
+from .data.split import Split
+from .data.task import Task
 from .engine.progress import Screen
 from .engine.seeding import initialising
 from .errors import ConfigError, nearest

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from . import ranks
 from .config import Recipe, dump, parse
-from .data.loader import DatasetSplit, Split
+from .data.sources.python import DatasetSplit
+from .data.split import Split
 from .data.task import Task
-from .data.views import modality_of
+from .data.view import modality_of
 from .engine.launch import start, trackers_ended, trackers_started
 from .engine.loop import Trainer
 from .engine.progress import Screen

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .backbones.huggingface import HuggingFaceNet
 from .backbones.registry import build
 from .data.task import Task
-from .data.views import modality_of
+from .data.view import modality_of
 from .errors import ConfigError
 from .files import replace_folder, write_tensors
 from .teachers.tap import call

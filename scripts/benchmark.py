@@ -70,7 +70,7 @@ def ours(target: str, epochs: tuple[int, int, int], instances: int) -> dict[str,
     import numpy as np
 
     from mstdistill.config import load
-    from mstdistill.data import store
+    from mstdistill.data.prepared import store
     from mstdistill.engine.progress import Screen
     from mstdistill.pipeline import train
 
@@ -104,7 +104,8 @@ def ours(target: str, epochs: tuple[int, int, int], instances: int) -> dict[str,
 
 def cache_cost(recipe: Any, scratch: Path) -> dict[str, float]:
     """Seconds to build the teacher cache, and of one live epoch over the same instances (shared prefixes)."""
-    from mstdistill.data.task import find_task, open_splits
+    from mstdistill.data.sources.published import open_splits
+    from mstdistill.data.sources.registry import find_task
     from mstdistill.engine.launch import start
     from mstdistill.engine.loop import Trainer
     from mstdistill.engine.progress import Screen

@@ -30,12 +30,13 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mstdistill.backbones.registry import build as build_network
 from mstdistill.config import load
-from mstdistill.data import ravdess
-from mstdistill.data.build import Column, Item, Plan, build
-from mstdistill.data.loader import Loader
-from mstdistill.data.preprocess.image import Faces
-from mstdistill.data.store import PreparedSplit, read_card
-from mstdistill.data.task import find_task
+from mstdistill.data.decode.faces import Faces
+from mstdistill.data.feeding.loader import Loader
+from mstdistill.data.prepared.build import build
+from mstdistill.data.prepared.plan import Column, Item, Plan
+from mstdistill.data.prepared.store import PreparedSplit, read_card
+from mstdistill.data.sources import ravdess
+from mstdistill.data.sources.registry import find_task
 from mstdistill.engine.progress import Screen
 from mstdistill.files import write_text
 from tests import publishers

@@ -40,7 +40,8 @@ def build(out: Path) -> None:
 
     from mstdistill import ranks
     from mstdistill.config import load
-    from mstdistill.data.loader import DatasetSplit, Loader
+    from mstdistill.data.feeding.loader import Loader
+    from mstdistill.data.sources.python import DatasetSplit
     from mstdistill.engine.launch import start
     from mstdistill.engine.progress import Screen
     from mstdistill.material import Material

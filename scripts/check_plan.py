@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from mstdistill import config
-from mstdistill.data.store import write
+from mstdistill.data.prepared.store import write
 from mstdistill.engine.checkpoint import CheckpointStore
 from mstdistill.engine.progress import Screen
 from mstdistill.experiment import Experiment

@@ -238,7 +238,7 @@ def vggish(path: Path) -> str:
     """Tiny random weights in VGGish's form."""
     import torch
 
-    from mstdistill.data.preprocess.encoders import VGGish
+    from mstdistill.data.decode.encoders import VGGish
 
     torch.manual_seed(0)
     torch.save(VGGish((4, 4, 8, 8, 8, 8), (16, 16, 128)).state_dict(), path)

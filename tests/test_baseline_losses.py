@@ -8,7 +8,7 @@ from mstdistill.kernels import kd_rows
 from torch import Tensor, nn
 
 from mstdistill.backbones.registry import backbones, build
-from mstdistill.data.batch import Batch
+from mstdistill.data.feeding.batch import Batch
 from mstdistill.errors import ConfigError
 from mstdistill.methods import crd, rkd
 from mstdistill.methods.average import average_kd_rows

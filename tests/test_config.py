@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mstdistill.config import PRESETS, dump, load, parse, recipe_names
-from mstdistill.data.task import find_task
+from mstdistill.data.sources.registry import find_task
 from mstdistill.errors import ConfigError
 
 

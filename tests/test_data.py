@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import wavfile
 
-from mstdistill.data import av_digits, av_mnist, store
-from mstdistill.data.preprocess.audio import min_max, square_spectrogram
-from mstdistill.data.task import find_task, open_splits
+from mstdistill.data.decode.spectra import min_max, square_spectrogram
+from mstdistill.data.prepared import store
+from mstdistill.data.sources import av_digits, av_mnist
+from mstdistill.data.sources.published import open_splits
+from mstdistill.data.sources.registry import find_task
 from mstdistill.engine.progress import Screen
 from mstdistill.errors import DataError
 

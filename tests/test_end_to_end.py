@@ -230,7 +230,7 @@ def test_released_decay_of_loss_weights() -> None:
 
 def test_background_processes_are_started_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More epochs start no more of them, though every validation asks for its loader."""
-    from mstdistill.data import loader
+    from mstdistill.data.feeding import loader
 
     started: list[int] = []
 

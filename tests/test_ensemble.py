@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mstdistill.data.batch import Batch
-from mstdistill.data.loader import Loader
+from mstdistill.data.feeding.batch import Batch
+from mstdistill.data.feeding.loader import Loader
 from mstdistill.errors import ConfigError
 from mstdistill.teachers import cache_shards
 from mstdistill.teachers.cache import fingerprint

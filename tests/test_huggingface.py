@@ -17,7 +17,7 @@ from mstdistill import MstdistillError, Student, Teacher
 from mstdistill.backbones.pretrained import build_pretrained
 from mstdistill.cli import app
 from mstdistill.config import ModelSettings, parse
-from mstdistill.data.processors import Port, Processing
+from mstdistill.data.decode.processors import Port, Processing
 from mstdistill.engine.seeding import initialising
 from mstdistill.errors import ConfigError
 from mstdistill.material import Material, processing_of

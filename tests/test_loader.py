@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mstdistill import ranks
-from mstdistill.data.build import Column, Item, Plan, build
-from mstdistill.data.loader import DatasetSplit, Loader, Subset
-from mstdistill.data.store import PreparedSplit, read_card
+from mstdistill.data.feeding.loader import Loader
+from mstdistill.data.prepared.build import build
+from mstdistill.data.prepared.plan import Column, Item, Plan
+from mstdistill.data.prepared.store import PreparedSplit, read_card
+from mstdistill.data.sources.python import DatasetSplit
+from mstdistill.data.split import Subset
 from mstdistill.engine.progress import Screen
 from mstdistill.errors import DataError
 

@@ -15,8 +15,8 @@ import mstdistill
 from mstdistill import MstdistillError
 from mstdistill.cli import app
 from mstdistill.config import DataSettings, parse
-from mstdistill.data.own import open_own
-from mstdistill.data.views import make_view, open_views
+from mstdistill.data.prepared.views import make_view, open_views
+from mstdistill.data.sources.own import open_own
 from mstdistill.engine.progress import Screen
 from mstdistill.errors import DataError
 
@@ -161,7 +161,7 @@ def test_pictures_of_several_sizes_are_refused_where_nothing_resizes_them(tmp_pa
 
 def test_compressed_sounds_are_decoded(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
-    from mstdistill.data.media import decode_audio
+    from mstdistill.data.decode.sound import decode_audio
 
     wave = (0.3 * np.sin(np.arange(16000) / 16000 * 2 * np.pi * 440)).astype(np.float32)
     path = tmp_path / "a.flac"
@@ -208,7 +208,8 @@ def test_data_that_are_not_there(tmp_path: Path) -> None:
 def test_a_published_prepared_task_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    from mstdistill.data.task import find_task, open_splits
+    from mstdistill.data.sources.published import open_splits
+    from mstdistill.data.sources.registry import find_task
 
     task = find_task("av-digits")
     task.prepare(tmp_path / "repo", Screen(True))  # type: ignore[misc]
@@ -283,7 +284,7 @@ def test_checking_a_torch_data_set_and_a_prepared_folder(tmp_path: Path) -> None
     assert any("30 of test are in train as well" in text for text in report.odd)
     assert "30 of test" in str(report)
     prepared = tmp_path / "home" / "av-digits-v1"
-    from mstdistill.data.task import find_task
+    from mstdistill.data.sources.registry import find_task
 
     find_task("av-digits").prepare(prepared, Screen(True))  # type: ignore[misc]
     report = mstdistill.check(prepared, rows=50)

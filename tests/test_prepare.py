@@ -16,10 +16,12 @@ import psutil
 import pytest
 import torch
 
-from mstdistill.data import build as building
-from mstdistill.data.build import SOURCES, Column, Item, Plan, build
-from mstdistill.data.store import PreparedSplit, read_card
-from mstdistill.data.task import find_task, open_splits
+from mstdistill.data.prepared import build as building
+from mstdistill.data.prepared.build import build
+from mstdistill.data.prepared.plan import SOURCES, Column, Item, Plan
+from mstdistill.data.prepared.store import PreparedSplit, read_card
+from mstdistill.data.sources.published import open_splits
+from mstdistill.data.sources.registry import find_task
 from mstdistill.engine.progress import Screen
 from mstdistill.errors import CheckpointError, DataError
 
@@ -29,7 +31,7 @@ from .conftest import Command, refused
 QUIET = Screen(quiet=True)
 SMALL_SHARDS = """
 from mstdistill import cli
-from mstdistill.data import build
+from mstdistill.data.prepared import build
 build.SHARD_ROWS = (4, 4)
 if __name__ == "__main__":
     cli.main()
@@ -95,7 +97,7 @@ def test_killed_while_it_is_sealed(
             path.write_text(text)
 
         patch.setattr(building, "write_text", stop)
-        patch.setattr("mstdistill.data.shards.write_text", stop)
+        patch.setattr("mstdistill.data.prepared.shards.write_text", stop)
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path / "again", plan(20, Reader()), QUIET, 1)
     again = Reader()

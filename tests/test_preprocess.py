@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from mstdistill.data.preprocess.audio import fit_length, mfcc, read_channels, vggish_patches
-from mstdistill.data.preprocess.features import read_features
-from mstdistill.data.preprocess.image import Faces, read_rgb
-from mstdistill.data.preprocess.text import normalise_tweet
-from mstdistill.data.preprocess.video import count_frames, evenly_spaced, read_at, read_frames, read_sound
+from mstdistill.data.decode.faces import Faces
+from mstdistill.data.decode.features import read_features
+from mstdistill.data.decode.picture import read_rgb
+from mstdistill.data.decode.sound import read_channels, read_sound
+from mstdistill.data.decode.spectra import fit_length, mfcc, vggish_patches
+from mstdistill.data.decode.tweet import normalise_tweet
+from mstdistill.data.decode.video import count_frames, evenly_spaced, read_at, read_frames
 from mstdistill.errors import ConfigError, DataError
 
 from . import publishers

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mstdistill.config import load
-from mstdistill.data.task import find_task
+from mstdistill.data.sources.registry import find_task
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

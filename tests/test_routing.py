@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mstdistill.data.batch import Batch
+from mstdistill.data.feeding.batch import Batch
 from mstdistill.errors import ConfigError
 from mstdistill.losses import balance
 from mstdistill.routing import RULES, DenseRouter, Router, RoutingRule

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from mstdistill.data.batch import Batch
-from mstdistill.data.loader import Loader
-from mstdistill.data.resident import ResidentSplit, resident_bytes
+from mstdistill.data.feeding.batch import Batch
+from mstdistill.data.feeding.loader import Loader
+from mstdistill.data.feeding.resident import ResidentSplit, resident_bytes
 from mstdistill.engine import loop
 from mstdistill.engine.graph import StepGraph
 

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from mstdistill import Student
-from mstdistill.data import build as building
-from mstdistill.data.task import find_task, open_splits
+from mstdistill.data.prepared import build as building
+from mstdistill.data.sources.published import open_splits
+from mstdistill.data.sources.registry import find_task
 
 from . import publishers
 from .conftest import Command, refused

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.processors import Port, Processing
+from ..data.decode.processors import Port, Processing
 from ..errors import ConfigError
 
 # What a model can do without, where it doesn't know the name.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..config import ModelSettings
-from ..data.processors import Port, Processing
+from ..data.decode.processors import Port, Processing
 from ..errors import ConfigError, nearest
 from ..hub import fetching, located
 from .huggingface import ClassifierNet, HuggingFaceNet, PooledNet, TwoTowerNet

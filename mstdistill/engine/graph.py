@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..data.batch import Batch
+from ..data.feeding.batch import Batch
 from ..errors import ConfigError
 
 Parts = dict[str, Tensor]

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from .. import ranks
 from ..config import OptimSettings, RunSettings
-from ..data.batch import Batch
-from ..data.loader import Loader
+from ..data.feeding.batch import Batch
+from ..data.feeding.loader import Loader
 from ..errors import NonFiniteError
 from .batch_norm import over_processes
 from .checkpoint import CheckpointStore

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .. import losses, ranks
 from ..config import Settings
-from ..data.batch import Batch
+from ..data.feeding.batch import Batch
 from ..engine.seeding import initialising
 from ..errors import ConfigError, nearest
 from ..experiment import Experiment

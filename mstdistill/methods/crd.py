@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .. import ranks
 from ..config import Settings
-from ..data.batch import Batch
+from ..data.feeding.batch import Batch
 from ..engine.seeding import named_seed
 from ..errors import ConfigError
 from ..experiment import Experiment

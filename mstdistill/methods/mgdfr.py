@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import losses, ranks
 from ..config import Settings
-from ..data.batch import Batch
+from ..data.feeding.batch import Batch
 from ..experiment import Experiment
 from ..stages import joint, salience
 from ..stages.knowledge import Knowledge

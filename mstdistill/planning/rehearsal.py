@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..config import OptimSettings
-from ..data.batch import Batch
-from ..data.loader import Loader
+from ..data.feeding.batch import Batch
+from ..data.feeding.loader import Loader
 from ..engine.fully_sharded import blocks_of
 from ..engine.loop import Fit, Stage, Trainer
 from ..engine.optimizer import build_optimizer

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from ..backbones.registry import backbones
 from ..config import ModelSettings, Recipe
-from ..data.batch import Scale
-from ..data.opening import HUB
-from ..data.store import CARD, SMALL_COLUMN, read_card
-from ..data.task import SPLITS, folder_of
+from ..data.prepared.store import CARD, SMALL_COLUMN, read_card
+from ..data.scale import Scale
+from ..data.sources.opening import HUB
+from ..data.sources.registry import folder_of
+from ..data.task import SPLITS
 from ..engine.progress import Screen
 from ..errors import ConfigError
 from ..material import Material, Sight

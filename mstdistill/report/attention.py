@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.batch import Batch
-from ..data.views import modality_of
+from ..data.feeding.batch import Batch
+from ..data.view import modality_of
 from ..experiment import Experiment
 from ..teachers.ensemble import Ensemble
 from ..teachers.tap import call, freeze

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.views import modality_of
+from ..data.view import modality_of
 from ..engine.progress import Screen
 from ..errors import DataError
 from ..evaluation import evaluate

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from ..data.views import modality_of
+from ..data.view import modality_of
 
 if TYPE_CHECKING:
     from ..experiment import Experiment

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..backbones.registry import backbones, build
 from ..config import ModelSettings
-from ..data.processors import Port
+from ..data.decode.processors import Port
 from ..errors import ConfigError
 from ..teachers.mask import MaskPlan, plan_mask
 from ..teachers.tap import discover

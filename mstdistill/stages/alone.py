@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .. import losses
 from ..config import OptimSettings
-from ..data.batch import Batch
+from ..data.feeding.batch import Batch
 from ..experiment import Experiment
 from ..teachers.tap import call
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import CacheSettings
-from ..data.batch import Batch
+from ..data.feeding.batch import Batch
 from ..experiment import Experiment
 from ..teachers.cache import HALVES, fingerprint, table_bytes
 from ..teachers.cache_shards import build_cache

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import losses
-from ..data.batch import Batch
+from ..data.feeding.batch import Batch
 from ..experiment import Experiment
 from ..teachers.tap import Teacher, call, freeze
 

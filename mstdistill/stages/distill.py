@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import losses
 from ..config import Decay
-from ..data.batch import Batch
+from ..data.feeding.batch import Batch
 from ..engine.seeding import initialising, named_seed
 from ..experiment import Experiment
 from ..routing import DenseRouter, Router, RoutingRule

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .. import ranks
 from ..config import OptimSettings
-from ..data.batch import Batch
+from ..data.feeding.batch import Batch
 from ..experiment import Experiment
 from ..teachers.feature import Feature, read
 from ..teachers.tap import Teacher

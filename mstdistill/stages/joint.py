@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import losses
 from ..config import OptimSettings
-from ..data.batch import Batch
+from ..data.feeding.batch import Batch
 from ..experiment import Experiment
 from ..teachers.tap import Teacher, call, freeze
 from ..weights import part

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config import CacheSettings
-from ..data.batch import Batch
+from ..data.feeding.batch import Batch
 from ..experiment import Experiment
 from ..teachers.feature import Change, Feature, changed, read
 from ..teachers.tap import Teacher

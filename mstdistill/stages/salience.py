@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import ranks
-from ..data.batch import Batch
+from ..data.feeding.batch import Batch
 from ..engine.seeding import named_seed
 from ..experiment import Experiment
 from ..files import write_tensors, write_text

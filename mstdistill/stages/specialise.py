@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import losses, ranks
 from ..config import CacheSettings
-from ..data.batch import Batch
+from ..data.feeding.batch import Batch
 from ..experiment import Experiment
 from ..kernels import kd_rows
 from ..teachers.ensemble import Ensemble

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from .. import losses
 from ..config import OptimSettings
-from ..data.batch import Batch
-from ..data.views import modality_of
+from ..data.feeding.batch import Batch
+from ..data.view import modality_of
 from ..experiment import Experiment
 from ..teachers.tap import Teacher, call, freeze
 

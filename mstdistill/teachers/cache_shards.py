@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from .. import ranks
-from ..data.batch import Batch
-from ..data.loader import Loader
+from ..data.feeding.batch import Batch
+from ..data.feeding.loader import Loader
 from ..files import saving, write_text
 from .cache import HALVES, MANIFEST, RESIDENT_BYTES, LogitCache, shard_name
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.views import modality_of
+from ..data.view import modality_of
 from ..errors import ConfigError, nearest
 
 

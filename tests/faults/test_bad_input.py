@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from mstdistill.data import store
+from mstdistill.data.prepared import store
 from tests.conftest import Command, refused
 from tests.publishers import write_idx
 

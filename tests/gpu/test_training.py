@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from mstdistill.data.build import Column, Item, Plan, build
-from mstdistill.data.loader import Loader
-from mstdistill.data.resident import ResidentSplit
-from mstdistill.data.store import PreparedSplit, read_card
+from mstdistill.data.feeding.loader import Loader
+from mstdistill.data.feeding.resident import ResidentSplit
+from mstdistill.data.prepared.build import build
+from mstdistill.data.prepared.plan import Column, Item, Plan
+from mstdistill.data.prepared.store import PreparedSplit, read_card
 from mstdistill.engine.progress import Screen
 
 from ..toy import run

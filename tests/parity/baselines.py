@@ -124,7 +124,7 @@ def check_c2kd(golden: Golden, params: dict[str, Any], close: Close) -> None:
     """The whole objective, through the method's own wiring."""
     from types import SimpleNamespace
 
-    from mstdistill.data.batch import Batch
+    from mstdistill.data.feeding.batch import Batch
     from mstdistill.methods.baseline import Seen
     from mstdistill.methods.c2kd import C2kd
 

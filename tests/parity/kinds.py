@@ -11,7 +11,7 @@ from mstdistill.kernels import kd_rows, load_balance, mixed_kd_rows, route, rout
 from torch import Tensor
 
 from mstdistill.backbones.registry import backbones, build
-from mstdistill.data.batch import Batch
+from mstdistill.data.feeding.batch import Batch
 from mstdistill.losses import balance, task
 from mstdistill.metrics import confusion_of, metrics_of
 from mstdistill.routing import DenseRouter, Router, RoutingRule

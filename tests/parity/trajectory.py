@@ -15,7 +15,7 @@ from mstdistill.kernels import Routing
 from torch import Tensor, nn
 
 from mstdistill.config import parse
-from mstdistill.data.loader import Loader
+from mstdistill.data.feeding.loader import Loader
 from mstdistill.data.task import Task
 from mstdistill.engine.launch import start
 from mstdistill.engine.loop import Trainer

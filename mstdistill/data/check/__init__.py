@@ -1,0 +1,1 @@
+"""Looking data over, and how it is told to people."""

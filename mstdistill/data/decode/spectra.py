@@ -1,0 +1,109 @@
+"""From waveforms to spectrograms, by torchaudio."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=8)
+def _mel(sample_rate: int, n_mels: int, n_fft: int, hop: int) -> Any:
+    from torchaudio.transforms import MelSpectrogram
+
+    return MelSpectrogram(sample_rate, n_fft=n_fft, hop_length=hop, n_mels=n_mels, f_min=60.0, power=2.0)
+
+
+def log_mel(wave: Tensor, sample_rate: int, n_mels: int, frames: int, n_fft: int = 512) -> Tensor:
+    """Log-mel spectrograms [..., n_mels, frames] of waveforms [..., n], in natural logarithm of power."""
+    hop = max(1, wave.shape[-1] // (frames - 1))
+    mel: Tensor = _mel(sample_rate, n_mels, n_fft, hop)(wave)
+    return (mel[..., :frames] + 1e-6).log()
+
+
+@lru_cache(maxsize=8)
+def _resampler(rate: int, new_rate: int) -> Any:
+    from torchaudio.transforms import Resample
+
+    return Resample(rate, new_rate)
+
+
+def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
+    """Waveforms [..., n] at another sample rate."""
+    converted: Tensor = wave if rate == new_rate else _resampler(rate, new_rate)(wave)
+    return converted
+
+
+def square_spectrogram(wave: Tensor, size: int = 112) -> Tensor:
+    """Power spectrogram [size, size] of a waveform [n] of any length: rectangular window, FFT length 2*size - 1,
+    segment and hop chosen so that exactly `size` frames come out (data protocol, AV-MNIST)."""
+    fft = 2 * size - 1
+    length = wave.shape[-1]
+    if length < fft:
+        wave = torch.nn.functional.pad(wave, (0, fft - length))
+        length = fft
+    hop = max(1, -(-(length - fft) // (size - 1)))
+    segment = min(fft, length - hop * (size - 1))
+    if segment < 1:
+        hop = (length - 1) // (size - 1)
+        segment = min(fft, length - hop * (size - 1))
+    window = torch.zeros(fft, dtype=wave.dtype)
+    window[:segment] = 1.0
+    padded = torch.nn.functional.pad(wave, (0, fft))
+    frames = padded.unfold(0, fft, hop)[:size] * window
+    return torch.fft.rfft(frames, n=fft).abs().square().t().contiguous()
+
+
+def min_max(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Each instance [N, ...] scaled to [0, 1]; constant ones become 0 and are counted (data protocol, quirk 13)."""
+    flat = values.reshape(len(values), -1)
+    low, high = flat.min(axis=1, keepdims=True), flat.max(axis=1, keepdims=True)
+    spread = high - low
+    constant = int((spread == 0).sum())
+    scaled = np.where(spread == 0, 0.0, (flat - low) / np.where(spread == 0, 1.0, spread))
+    return scaled.reshape(values.shape).astype(np.float32), constant
+
+
+def fit_length(wave: Tensor, length: int) -> Tensor:
+    """Waveforms [..., n] of exactly `length` samples: zeros at the end, or cropped evenly at both sides."""
+    extra = wave.shape[-1] - length
+    if extra <= 0:
+        return torch.nn.functional.pad(wave, (0, -extra))
+    return wave[..., extra // 2 : extra // 2 + length]
+
+
+@lru_cache(maxsize=8)
+def _mfcc(sample_rate: int, coefficients: int) -> Any:
+    from torchaudio.transforms import MFCC
+
+    mel = {"n_fft": 2048, "hop_length": 512, "n_mels": 128, "power": 2.0, "norm": "slaney", "mel_scale": "slaney",
+           "pad_mode": "constant"}  # fmt: skip
+    return MFCC(sample_rate, n_mfcc=coefficients, dct_type=2, norm="ortho", log_mels=False, melkwargs=mel)
+
+
+def mfcc(wave: Tensor, sample_rate: int, coefficients: int) -> Tensor:
+    """MFCCs [coefficients, 1 + n // 512] of a waveform [n], with librosa's defaults (data protocol, RAVDESS): Hann
+    windows of 2,048 samples every 512, 128 Slaney mels of the power, decibels with a range of 80, orthonormal DCT."""
+    values: Tensor = _mfcc(sample_rate, coefficients)(wave)
+    return values
+
+
+@lru_cache(maxsize=2)
+def _vggish_mel(bands: int) -> Tensor:
+    from torchaudio.functional import melscale_fbanks
+
+    filters: Tensor = melscale_fbanks(257, 125.0, 7500.0, bands, 16000, norm=None, mel_scale="htk")
+    return filters
+
+
+def vggish_patches(wave: Tensor, seconds: int, bands: int = 64, frames: int = 96) -> Tensor:
+    """Log-mel patches [seconds, frames, bands] of a waveform [n] at 16 kHz, one a second, as VGGish takes them: windows
+    of 25 ms every 10 ms, FFT length 512, magnitudes, 64 HTK mels from 125 to 7,500 Hz, log(mel + 0.01); the first
+    0.96 s of each second. Missing seconds are silence."""
+    wave = torch.nn.functional.pad(wave, (0, max(0, seconds * 16000 - wave.shape[-1])))[: seconds * 16000]
+    windows = wave.view(seconds, 16000).unfold(1, 400, 160)[:, :frames]
+    spectrum = torch.fft.rfft(windows * torch.hann_window(400), n=512).abs()
+    return (spectrum @ _vggish_mel(bands) + 0.01).log()

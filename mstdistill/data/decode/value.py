@@ -1,0 +1,65 @@
+"""Raw columns of a data set to what networks and processors take: pictures, sounds, texts, arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError
+from .picture import decode_image
+from .sound import decode_audio
+
+
+def kind_of(feature: Any) -> str | None:
+    """ "image", "audio", "text" or "array" for a column's feature in `datasets`; None: of no use to a network."""
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return "image"
+    if isinstance(feature, datasets.Audio):
+        return "audio"
+    if isinstance(feature, Mapping):
+        return "audio" if {"array", "sampling_rate"} <= set(feature) else None
+    if isinstance(feature, (datasets.Array2D, datasets.Array3D, datasets.Array4D, datasets.Array5D)):
+        return "array"
+    while hasattr(feature, "feature"):  # lists of lists
+        feature = feature.feature
+        if isinstance(feature, Mapping):
+            return None
+    if isinstance(feature, datasets.ClassLabel):
+        return "array"
+    if not isinstance(feature, datasets.Value):
+        return None
+    name = str(feature.dtype)
+    if name in ("string", "large_string"):
+        return "text"
+    return "array" if name.startswith(("int", "uint", "float", "bool", "double")) else None
+
+
+def decode(kind: str, value: Any, where: str) -> Any:
+    """A raw value: a picture (PIL), samples [n] float32 with their rate, a text, or an array.
+
+    Raises:
+        DataError: missing, or it can't be decoded; the message names it.
+    """
+    if value is None:
+        raise DataError(f"{where} is missing")
+    if kind == "image":
+        return decode_image(value, where)
+    if kind == "audio":
+        return decode_audio(value, where)
+    if kind == "text":
+        if not isinstance(value, str):
+            raise DataError(f"{where} is no text but {type(value).__name__}")
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise DataError(f"{where} holds lists of different lengths") from None
+    if array.dtype == object:
+        raise DataError(f"{where} holds missing numbers or lists of different lengths")
+    array = array.astype(np.uint8) if array.dtype == bool else array
+    array = array.astype(np.float32) if np.issubdtype(array.dtype, np.floating) else array
+    return array if array.ndim else array[None]

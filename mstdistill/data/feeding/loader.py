@@ -1,0 +1,227 @@
+"""Batches of named modalities: a stateless plan says which instances each rank and micro-batch sees.
+
+The order of an epoch depends on (seed, epoch) alone, so that a run resumes in the middle of an epoch without replaying
+it, two methods with one seed see the same order, and W ranks with batch B see what one process with batch W*B sees.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ... import ranks
+from ...errors import DataError
+from ..scale import Scale
+from ..split import OnDevice, Split, reader
+from .batch import Batch
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One entry of a plan: which instances, and how they count."""
+
+    index: np.ndarray
+    real: int
+    normaliser: float
+    share: float
+    closes_step: bool
+
+
+class Loader:
+    """Batches of a split for this rank.
+
+    Args:
+        split: the instances.
+        modalities: which of them to read: what nobody looks at isn't read.
+        batch_size: per rank and micro-batch.
+        shuffle: a new order each epoch, from `seed`.
+        accumulate: micro-batches per optimiser step.
+        workers: background processes for data that take long to make; 0 suits prepared data.
+        threads: fetch batches ahead in this process, into page-locked memory where there is a GPU; for prepared data,
+            whose rows are copied without Python's lock.
+        num_classes, ignore_index: what labels may be.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        modalities: Sequence[str],
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        accumulate: int = 1,
+        workers: int = 0,
+        threads: int = 0,
+        num_classes: int | None = None,
+        ignore_index: int | None = None,
+        name: str = "data",
+    ) -> None:
+        if batch_size < 1:
+            raise DataError(f"batch size {batch_size}: must be at least 1")
+        self.split, self.modalities, self.batch_size = split, list(modalities), batch_size
+        self.shuffle, self.seed, self.accumulate, self.workers = shuffle, seed, accumulate, workers
+        self.num_classes, self.ignore_index, self.name, self.threads = num_classes, ignore_index, name, threads
+        self.pinned = torch.cuda.is_available()
+        # a protocol's check looks through a class each time: once is enough
+        self._read, self._device = reader(split), split if isinstance(split, OnDevice) else None
+        self._processes: tuple[_Queue, DataLoader[Batch]] | None = None
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The instances in this epoch's order."""
+        count = len(self.split)
+        if not self.shuffle:
+            return np.arange(count)
+        return np.random.default_rng([self.seed, epoch, 0x0D0E]).permutation(count)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in an epoch."""
+        return -(-len(self.split) // (self.batch_size * self.accumulate * ranks.world_size()))
+
+    def plan(self, epoch: int) -> Iterator[list[MicroBatch]]:
+        """This rank's micro-batches, one list per optimiser step."""
+        world, rank = ranks.world_size(), ranks.rank()
+        order = self.order(epoch)
+        wide = self.batch_size * world
+        for start in range(0, len(order), wide * self.accumulate):
+            step = order[start : start + wide * self.accumulate]
+            parts = [step[i : i + wide] for i in range(0, len(step), wide)]
+            micro = []
+            for number, part in enumerate(parts):
+                mine = part[ranks.share_of(len(part), world, rank)]
+                # no process may be left out of a step; a row that doesn't count keeps it in
+                padding = part[: len(mine) == 0]
+                micro.append(
+                    MicroBatch(
+                        index=np.concatenate([mine, padding]),
+                        real=len(mine),
+                        normaliser=len(step) / world,
+                        share=len(part) / len(step),
+                        closes_step=number == len(parts) - 1,
+                    )
+                )
+            yield micro
+
+    def epoch(self, epoch: int = 0, start_step: int = 0) -> Iterator[Batch]:
+        """Batches of an epoch on the CPU, from an optimiser step on."""
+        plan = [micro for i, step in enumerate(self.plan(epoch)) if i >= start_step for micro in step]
+        if self.workers:
+            yield from self._from_processes(plan)
+        elif self.threads and self._device is None:
+            yield from self._from_threads(plan)
+        else:
+            for micro in plan:
+                yield self._fetch(micro)
+
+    def _from_processes(self, plan: list[MicroBatch]) -> Iterator[Batch]:
+        """By background processes, which stay for the next epoch."""
+        if self._processes is None:
+            queue = _Queue()
+            loader = DataLoader(
+                _Fetching(self), sampler=queue, batch_size=None, num_workers=self.workers, persistent_workers=True,
+                pin_memory=self.pinned, generator=torch.Generator(),
+            )  # fmt: skip
+            self._processes = queue, loader
+        queue, loader = self._processes
+        queue.plan = plan
+        yield from loader
+
+    def _from_threads(self, plan: list[MicroBatch]) -> Iterator[Batch]:
+        """By threads, a few batches ahead."""
+        queue = iter(plan)
+        ahead: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(self.threads, "loader") as pool:
+            try:
+                for micro in islice(queue, 2 * self.threads):
+                    ahead.append(pool.submit(self._fetch_pinned, micro))
+                while ahead:
+                    batch = ahead.popleft().result()
+                    for micro in islice(queue, 1):
+                        ahead.append(pool.submit(self._fetch_pinned, micro))
+                    yield batch
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _fetch_pinned(self, micro: MicroBatch) -> Batch:
+        batch = self._fetch(micro)
+        return batch.pin_memory() if self.pinned else batch
+
+    def first(self, rows: int | None = None) -> Batch:
+        """The first instances in stored order (a batch of them unless told), for dry runs."""
+        index = np.arange(min(rows or self.batch_size, len(self.split)))
+        return self._fetch(MicroBatch(index, len(index), float(len(index)), 1.0, True))
+
+    def rows(self, start: int, stop: int) -> Iterator[Batch]:
+        """Batches over instances start..stop in stored order, this rank alone."""
+        for begin in range(start, stop, self.batch_size):
+            index = np.arange(begin, min(begin + self.batch_size, stop))
+            yield self._fetch(MicroBatch(index, len(index), float(len(index)), 1.0, True))
+
+    def _fetch(self, micro: MicroBatch) -> Batch:
+        index = torch.from_numpy(np.ascontiguousarray(micro.index))
+        if self._device is not None:  # checked on its way there; the positions travel once
+            index = index.to(self._device.device, non_blocking=True)
+            inputs, label = self._device.pick(index, self.modalities)
+        else:
+            inputs, label = self._read(micro.index, self.modalities)
+            label = label.to(torch.int64)
+            self._check(inputs, label, micro.index)
+        scales: Mapping[str, Scale] = getattr(self.split, "scales", {})
+        weight = torch.ones(len(index), device=index.device)
+        weight[micro.real :] = 0.0
+        return Batch(inputs, label, index, weight, micro.normaliser, micro.share, micro.closes_step, scales)
+
+    def _check(self, inputs: Mapping[str, Tensor], label: Tensor, index: np.ndarray) -> None:
+        """Raises DataError for NaN or Inf in the data and for labels out of range."""
+        for modality, values in inputs.items():
+            if values.is_floating_point() and not bool(torch.isfinite(values.sum())):
+                finite = torch.isfinite(values.flatten(1)).all(dim=1)
+                if not bool(finite.all()):
+                    row = int(index[int((~finite).nonzero()[0])])
+                    raise DataError(
+                        f"{self.name}: NaN or Inf in modality {modality!r} of instance {row}; mend or drop it, then "
+                        "prepare the data again"
+                    )
+        if self.num_classes is None:
+            return
+        wrong = (label < 0) | (label >= self.num_classes)
+        if self.ignore_index is not None:
+            wrong &= label != self.ignore_index
+        if bool(wrong.any()):
+            row = int(index[int(wrong.flatten(1).any(dim=1).nonzero()[0] if wrong.dim() > 1 else wrong.nonzero()[0])])
+            raise DataError(
+                f"{self.name}: label {int(label[wrong][0])} of instance {row} is out of range: the task has "
+                f"{self.num_classes} classes, 0 to {self.num_classes - 1}"
+            )
+
+
+class _Queue(torch.utils.data.Sampler[MicroBatch]):
+    """The micro-batches of the coming epoch, for background processes that outlive it."""
+
+    def __init__(self) -> None:
+        self.plan: list[MicroBatch] = []
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return iter(self.plan)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+
+class _Fetching(torch.utils.data.Dataset[Batch]):
+    """A loader's fetch, as a data set whose positions are micro-batches."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __getitem__(self, micro: MicroBatch) -> Batch:
+        return self.loader._fetch(micro)

@@ -1,0 +1,57 @@
+"""Cutting instances into train, validation and test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from ...errors import DataError
+from ..split import Split, Subset
+from ..task import SPLITS
+from .store import PreparedSplit
+
+# The paper's protocol: seed groups are drawn in turn from one generator.
+_PROTOCOL_SEED = 19980427
+
+
+def limited(splits: Mapping[str, Split], limit: int | None) -> dict[str, Split]:
+    """The first instances of each, in proportion, `limit` in all."""
+    if limit is None:
+        return dict(splits)
+    total = sum(len(split) for split in splits.values())
+    return {
+        name: Subset(split, np.arange(min(len(split), max(1, limit * len(split) // total))))
+        for name, split in splits.items()
+    }
+
+
+def publisher_splits(whole: PreparedSplit, limit: int | None) -> dict[str, Split]:
+    """The parts that the publisher made; where there is no validation part, a fifth of the training part is it."""
+    column = whole.columns.get("part")
+    parts = column.take(torch.arange(len(whole))).numpy() if column else np.full(len(whole), -1)
+    rows = {name: np.flatnonzero(parts == number) for number, name in enumerate(SPLITS)}
+    if not len(rows["train"]) or not len(rows["test"]):
+        raise DataError(f"{whole.name}: the publisher gave no train and test parts; use data.split=protocol")
+    if not len(rows["validation"]):
+        order = np.random.default_rng(_PROTOCOL_SEED).permutation(rows["train"])
+        cut = len(order) * 4 // 5
+        rows["train"], rows["validation"] = np.sort(order[:cut]), np.sort(order[cut:])
+    return limited({name: Subset(whole, index) for name, index in rows.items()}, limit)
+
+
+def protocol_splits(whole: Split, group: int, limit: int | None) -> dict[str, Split]:
+    """60/20/20 by the permutation of a seed group (data protocol)."""
+    generator = np.random.default_rng(_PROTOCOL_SEED)
+    count = len(whole)
+    order = generator.permutation(count)
+    for _ in range(group):
+        order = generator.permutation(count)
+    if limit is not None:
+        order = order[:limit]
+    first, second = len(order) * 6 // 10, len(order) * 8 // 10
+    if first == 0 or second == first or second == len(order):
+        raise DataError(f"{len(order)} instances are too few to cut into train, validation and test")
+    parts = (order[:first], order[first:second], order[second:])
+    return {name: Subset(whole, part) for name, part in zip(SPLITS, parts, strict=True)}

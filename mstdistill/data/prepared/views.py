@@ -1,0 +1,162 @@
+"""Views: one modality through one processor, computed once and kept on disk as prepared data.
+
+Pictures, sounds and texts differ from model to model by their processors only. So what a run's networks see is prepared
+beforehand, one column a view, and everything after that reads tensors. A view is called `modality@digest of the
+processor`; models with equal processors share it. A modality that needs no processor keeps its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import ranks
+from ...errors import ConfigError, DataError
+from ..decode.picture import pixels
+from ..decode.processors import Port, Processing
+from ..sources.own import OwnData, RawRows
+from ..sources.registry import home
+from ..split import Split
+from .build import build
+from .cut import protocol_splits, publisher_splits
+from .plan import Column, Plan, Watcher
+from .store import PreparedSplit, read_card
+
+VERSION = 1
+# Fewer instances are prepared before another process has started.
+_FEW = 512
+
+
+@dataclass(frozen=True)
+class View:
+    """A modality as some networks see it.
+
+    Attributes:
+        name: of the column.
+        processing: the processor; None for plain pixels and arrays.
+        port: how a model takes it.
+        column: shape and type.
+    """
+
+    name: str
+    modality: str
+    kind: str
+    processing: Processing | None
+    port: Port
+    column: Column
+
+
+def make_view(data: OwnData, modality: str, processing: Processing | None, owner: str) -> View:
+    """A modality through a processor, or, for pictures and arrays, as it is.
+
+    Raises:
+        ConfigError: texts and sounds need a processor.
+        DataError: the first instances can't be read.
+    """
+    kind = data.kinds[modality]
+    if processing is not None:
+        port = processing.port()
+        dtype = "int32" if kind == "text" else "float32"
+        name = f"{modality}@{processing.digest()}"
+        return View(name, modality, kind, processing, port, Column(port.shape, dtype))
+    if kind in ("text", "audio"):
+        raise ConfigError(f"{owner}: {modality} is {kind}, which a backbone can't take; use a model with a processor "
+                          "(hf: ...), or prepare arrays yourself")  # fmt: skip
+    first = data.first(modality)
+    array = pixels(first) if kind == "image" else first
+    column = Column(array.shape, str(array.dtype))
+    return View(modality, modality, kind, None, Port("array", ("main",), array.shape), column)
+
+
+@dataclass
+class _Reading:
+    """From an instance's place to its views; travels to other processes."""
+
+    rows: RawRows
+    views: tuple[View, ...]
+
+    def __call__(self, source: tuple[str, int]) -> dict[str, np.ndarray]:
+        row = {}
+        for view in self.views:
+            raw = self.rows.decoded(source, view.modality)
+            if view.processing is not None:
+                row[view.name] = view.processing(raw)
+            elif view.kind == "image":
+                row[view.name] = pixels(raw.convert("L" if view.column.shape[0] == 1 else "RGB"))
+            else:
+                row[view.name] = raw
+            shape = row[view.name].shape
+            if shape != view.column.shape:
+                raise DataError(f"{view.modality} has shape {list(shape)} where the first has "
+                                f"{list(view.column.shape)}: make them all of one size")  # fmt: skip
+        return row
+
+
+def open_views(
+    data: OwnData, views: Sequence[View], *, group: int, limit: int | None, split: str, screen: Watcher,
+    max_broken: float = 0.02,
+) -> dict[str, Split]:  # fmt: skip
+    """Train, validation and test instances as tensors; prepared on first use.
+
+    Raises:
+        DataError: more than this share of broken instances, too little room on the disk, or too few instances.
+    """
+    views = sorted({view.name: view for view in views}.values(), key=lambda view: view.name)
+    columns = {view.name: view.column for view in views}
+    identity = json.dumps([VERSION, data.fingerprint, {name: asdict(c) for name, c in columns.items()}])
+    folder = home() / "views" / hashlib.sha256(identity.encode()).hexdigest()[:20]
+    if ranks.local_rank() == 0 and not (folder / "card.json").exists():
+        for note in data.notes:
+            screen.say(f"{data.task.title}: {note}")
+        _prepare(folder, data, views, screen, max_broken)
+    while not (folder / "card.json").exists():  # on another process of this machine; a barrier would time out
+        time.sleep(0.5)
+    card = read_card(folder)
+    broken = card["broken"]["count"]
+    if broken:
+        screen.say(f"{broken} broken instances are left out: {folder / card['broken']['list']}")
+    whole = PreparedSplit(folder, "all", card)
+    if data.parted or split == "publisher":
+        return publisher_splits(whole, limit)
+    return protocol_splits(whole, group, limit)
+
+
+def _prepare(folder: Path, data: OwnData, views: Sequence[View], screen: Watcher, max_broken: float) -> None:
+    row = sum(int(np.prod(v.column.shape)) * np.dtype(v.column.dtype).itemsize for v in views)
+    size = row * len(data.items)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if size > 0.95 * free:
+        raise DataError(f"{len(data.items):,} prepared instances take {size / 1e9:.1f} GB and {folder.parent} has "
+                        f"{free / 1e9:.1f} GB left; set MSTDISTILL_HOME to a larger disk")  # fmt: skip
+    screen.say(f"preparing {', '.join(view.name for view in views)}: {size / 1e9:.2f} GB in {folder}, once")
+    plan = Plan(
+        task=data.task.name,
+        version=VERSION,
+        columns={view.name: view.column for view in views},
+        items=data.items,
+        read=_Reading(data.rows, tuple(views)),
+        settings={"data": data.fingerprint},
+        card={"title": data.task.title, "classes": list(data.task.class_names), "views": _facts(views)},
+    )
+    workers = 1 if data.streaming or len(data.items) < _FEW else None
+    try:
+        build(folder, plan, screen, workers, max_broken)
+    except DataError as error:
+        raise DataError(str(error).replace("--max-broken", "data.max_broken")) from None
+
+
+def _facts(views: Sequence[View]) -> Mapping[str, Any]:
+    return {
+        view.name: {"modality": view.modality, "kind": view.kind,
+                    "processor": view.processing.source if view.processing else None}
+        for view in views
+    }  # fmt: skip

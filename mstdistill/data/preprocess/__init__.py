@@ -1,1 +1,0 @@
-"""Steps that data sets share: audio, speech synthesis."""

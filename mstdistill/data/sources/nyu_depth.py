@@ -1,0 +1,265 @@
+"""NYU-Depth-V2 from its publisher's labelled set: pictures, depth, and a class for each pixel.
+
+`nyu_depth_v2_labeled.mat` (HDF5) holds `images` [N, 3, 640, 480], `depths` [N, 640, 480] in metres and `labels` with
+894 fine classes. The 40 classes of the benchmark come from `labels40` in that file, from a `labels40.mat` beside it, or
+from `classMapping40.mat` (fine class -> 40). `splits.mat` beside it gives the publisher's 795/654 parts. Data protocol:
+the arrays transposed to [H, W], 40 classes and 0 = unlabelled, ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import ConfigError, DataError
+from ..decode.picture import resize
+from ..prepared.build import build
+from ..prepared.plan import Column, Item, Plan, Watcher
+from ..task import Task
+from .files import sha256, source_folder
+
+SIZE = (480, 640)
+CLASSES = (
+    "unlabelled", "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture",
+    "counter", "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor mat", "clothes", "ceiling",
+    "books", "refrigerator", "television", "paper", "towel", "shower curtain", "box", "whiteboard", "person",
+    "night stand", "toilet", "sink", "lamp", "bathtub", "bag", "other structure", "other furniture", "other prop",
+)  # fmt: skip
+
+
+def prepare(
+    folder: Path,
+    screen: Watcher,
+    source: str | None = None,
+    size: str = "480x640",
+    workers: int | None = None,
+    max_broken: float = 0.02,
+) -> Path:
+    """Build NYU-Depth-V2 in `folder`.
+
+    Args:
+        source: the labelled .mat, or the folder that holds it.
+        size: HEIGHTxWIDTH, both multiples of 32; other than 480x640 resizes (labels by the nearest pixel).
+
+    Raises:
+        DataError: no such file, or one without the expected keys.
+    """
+    shape = _parse_size(size)
+    mat = _find(source_folder(TASK.name, source))
+    labels = _labels(mat)
+    with _opened(mat) as file:
+        count = _check(file, mat, labels)
+    parts = _parts(mat.parent, count)
+    # a MATLAB 5 file can't be read in pieces: it is read here, and each scene's label travels with its item
+    ready = _matlab40(labels.file, count) if labels.key == "labels40" and not _is_hdf5(labels.file) else None
+    items = [
+        Item(f"{mat.name}[{i}]", (i, None if ready is None else ready[:, :, i]), None, parts.get(i, -1))
+        for i in range(count)
+    ]
+    used = sorted({mat, *(path for path in (labels.file, labels.mapping) if path)} | set(_split_file(mat.parent)))
+    plan = Plan(
+        task=TASK.name,
+        version=TASK.version,
+        columns={
+            "rgb": Column((3, *shape), "uint8", scale="channel", axis=0),
+            "depth": Column((1, *shape), "float32", scale="channel", axis=0),
+            "label": Column(shape, "uint8"),
+        },
+        items=items,
+        read=ReadScene(mat, labels, shape),
+        settings={"size": list(shape)},
+        card={
+            "title": TASK.title,
+            "classes": list(CLASSES),
+            "ignored_class": 0,
+            "labels": labels.about,
+            "sources": {"publisher": "NYU Depth V2, labelled set", "sha256": {p.name: sha256(p) for p in used}},
+        },
+    )
+    return build(folder, plan, screen, workers, max_broken)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where the 40 classes come from: a key of an HDF5 or MATLAB 5 file, perhaps through a mapping."""
+
+    file: Path
+    key: str
+    mapping: Path | None
+    about: str
+
+
+@dataclass(frozen=True)
+class ReadScene:
+    """From a position in the .mat to `rgb` [3, H, W] and `label` [H, W] uint8, `depth` [1, H, W] float32 in metres."""
+
+    mat: Path
+    labels: Labels
+    size: tuple[int, int]
+
+    def __call__(self, source: tuple[int, np.ndarray | None]) -> dict[str, Any]:
+        position, label = source
+        with _opened(self.mat) as file:
+            rgb = np.asarray(file["images"][position]).transpose(2, 1, 0)
+            depth = np.asarray(file["depths"][position], dtype=np.float32).T
+        label = self.label(position) if label is None else label
+        if label.max(initial=0) >= len(CLASSES):
+            raise DataError(f"scene {position}: label {int(label.max())} is not one of the 40 classes (0 = unlabelled)")
+        small = resize(np.ascontiguousarray(rgb, dtype=np.uint8), self.size)
+        return {
+            "rgb": np.ascontiguousarray(small.transpose(2, 0, 1)),
+            "depth": resize(np.ascontiguousarray(depth), self.size)[None],
+            "label": resize(np.ascontiguousarray(label, dtype=np.uint8), self.size, nearest=True),
+        }
+
+    def label(self, position: int) -> np.ndarray:
+        """The 40 classes of a scene, [480, 640]."""
+        with _opened(self.labels.file) as file:
+            fine = np.asarray(file[self.labels.key][position]).T
+        if self.labels.mapping is None:
+            return fine
+        table = _mapping(self.labels.mapping)
+        if fine.max(initial=0) >= len(table):
+            raise DataError(f"scene {position}: fine class {int(fine.max())} is not in {self.labels.mapping.name}")
+        mapped: np.ndarray = table[fine]
+        return mapped
+
+
+def _parse_size(size: str) -> tuple[int, int]:
+    height, _, width = str(size).partition("x")
+    if (
+        not (height.isdigit() and width.isdigit())
+        or int(height) % 32
+        or int(width) % 32
+        or not int(height) * int(width)
+    ):
+        raise ConfigError(f"--size {size!r}: HEIGHTxWIDTH, multiples of 32, for example 480x640")
+    return int(height), int(width)
+
+
+def _find(source: Path) -> Path:
+    if source.is_file():
+        return source
+    found = sorted(source.rglob("nyu_depth_v2_labeled.mat"))
+    if not found:
+        raise DataError(f"{source}: no nyu_depth_v2_labeled.mat below it; fetch NYU Depth V2's labelled set")
+    return found[0]
+
+
+def _labels(mat: Path) -> Labels:
+    """Where this set's 40 classes are."""
+    with _opened(mat) as file:
+        if "labels40" in file:
+            return Labels(mat, "labels40", None, f"labels40 of {mat.name}")
+    beside = mat.parent / "labels40.mat"
+    if beside.exists():
+        return Labels(beside, "labels40", None, "labels40.mat")
+    mapping = mat.parent / "classMapping40.mat"
+    if mapping.exists():
+        return Labels(mat, "labels", mapping, f"labels of {mat.name} through classMapping40.mat")
+    raise DataError(
+        f"{mat}: has no key 'labels40' (the publisher's file has 894 fine classes); put labels40.mat or "
+        "classMapping40.mat beside it"
+    )
+
+
+def _check(file: Any, mat: Path, labels: Labels) -> int:
+    """The number of scenes, after a look at keys and shapes."""
+    for key in ("images", "depths", *(("labels",) if labels.key == "labels" else ())):
+        if key not in file:
+            raise DataError(f"{mat}: no key {key!r} (found: {', '.join(sorted(file)[:8])}); fetch the labelled set")
+    count, channels, *rest = file["images"].shape
+    if channels != 3 or tuple(rest) != (SIZE[1], SIZE[0]) or tuple(file["depths"].shape) != (count, *rest):
+        raise DataError(
+            f"{mat}: images {list(file['images'].shape)} and depths {list(file['depths'].shape)}, where "
+            "[N, 3, 640, 480] and [N, 640, 480] are expected"
+        )
+    return int(count)
+
+
+def _split_file(folder: Path) -> list[Path]:
+    return [path for path in [folder / "splits.mat"] if path.exists()]
+
+
+def _parts(folder: Path, count: int) -> dict[int, int]:
+    """Publisher's part of each scene, from splits.mat (MATLAB counts from 1)."""
+    for path in _split_file(folder):
+        found = _matlab(path)
+        try:
+            train, test = (np.asarray(found[key]).ravel().astype(int) - 1 for key in ("trainNdxs", "testNdxs"))
+        except KeyError:
+            raise DataError(f"{path}: no trainNdxs and testNdxs in it; remove it or fetch it again") from None
+        return {**{int(i): 0 for i in train if i < count}, **{int(i): 2 for i in test if i < count}}
+    return {}
+
+
+def _is_hdf5(path: Path) -> bool:
+    with path.open("rb") as file:  # MATLAB puts a header of 512 bytes before the HDF5 signature
+        return b"\x89HDF" in file.read(520)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        import h5py
+    except ImportError:
+        raise ConfigError("reading .mat files needs h5py: pip install 'mstdistill[prepare]'") from None
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        raise DataError(f"{path}: not a readable HDF5 .mat ({str(error)[:100]}); fetch it again") from None
+
+
+_tables: dict[Path, Mapping[str, np.ndarray]] = {}
+
+
+def _matlab(path: Path) -> Mapping[str, np.ndarray]:
+    """A MATLAB 5 file's arrays, read once a process."""
+    from scipy.io import loadmat
+
+    if path not in _tables:
+        try:
+            _tables[path] = loadmat(path)
+        except (OSError, ValueError, NotImplementedError, TypeError) as error:
+            raise DataError(f"{path}: not a readable MATLAB file ({str(error)[:100]})") from None
+    return _tables[path]
+
+
+def _matlab40(path: Path, count: int) -> np.ndarray:
+    """labels40 [480, 640, N] of a MATLAB 5 file."""
+    found = _matlab(path).get("labels40")
+    if found is None or found.shape != (*SIZE, count):
+        shape = None if found is None else list(found.shape)
+        raise DataError(f"{path}: labels40 is {shape}, where {[*SIZE, count]} is expected")
+    return found
+
+
+def _mapping(path: Path) -> np.ndarray:
+    """Table from fine classes 0..894 to 0..40."""
+    found = _matlab(path)
+    if "mapClass" not in found:
+        raise DataError(f"{path}: no key 'mapClass'; fetch classMapping40.mat again")
+    return np.concatenate([[0], np.asarray(found["mapClass"]).ravel()]).astype(np.uint8)
+
+
+TASK = Task(
+    name="nyu-depth-v2",
+    title="indoor scenes, a class for each pixel (paper); needs NYU Depth V2's labelled set",
+    modalities={"rgb": (3, None, None), "depth": (1, None, None)},
+    num_classes=41,
+    class_names=CLASSES,
+    ignore_index=0,
+    prepare=prepare,
+    options={
+        "source": "folder with nyu_depth_v2_labeled.mat (and labels40.mat or classMapping40.mat, splits.mat)",
+        "size": "HEIGHTxWIDTH; default 480x640",
+        "workers": "processes that read; default: one a core",
+        "max_broken": "largest share of unreadable scenes; default 0.02",
+    },
+)

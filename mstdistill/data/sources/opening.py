@@ -1,0 +1,112 @@
+"""Where data lie: a folder, a file, or the Hugging Face Hub (`hub:org/name`, `hub:org/name@config`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ...errors import ConfigError, DataError, first_line
+
+HUB = "hub:"
+# Larger repositories are prepared straight from the hub.
+STREAM_BYTES = 20e9
+_SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A data set as its publisher made it.
+
+    Attributes:
+        splits: split -> `datasets.Dataset`, or `datasets.IterableDataset` when streamed.
+        streaming: whether rows come one after the other from the hub.
+        identity: changes when the data change.
+    """
+
+    splits: dict[str, Any]
+    streaming: bool
+    identity: str
+
+
+def on_hub(location: str) -> tuple[str, str | None]:
+    """Repository and config of `hub:org/name@config`."""
+    name, _, config = location.removeprefix(HUB).partition("@")
+    return name, config or None
+
+
+def open_raw(location: str, streaming: bool | Literal["auto"] = "auto") -> Raw:
+    """A `datasets` folder, files that `datasets` knows, or a hub repository.
+
+    Raises:
+        DataError: not there, not readable, or the hub can't be reached.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    path = Path(location).expanduser()
+    with _reading(location):
+        if not location.startswith(HUB) and (path / "dataset_dict.json").exists() | (path / "state.json").exists():
+            loaded = datasets.load_from_disk(str(path))
+            splits = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"all": loaded}
+            return Raw(splits, False, "|".join(f"{name}:{data._fingerprint}" for name, data in splits.items()))
+        arguments = _arguments(location, path)
+        builder = datasets.load_dataset_builder(**arguments)
+        if streaming == "auto":
+            size = builder.info.download_size or builder.info.dataset_size or 0
+            streaming = location.startswith(HUB) and size > STREAM_BYTES
+        splits = dict(datasets.load_dataset(**arguments, streaming=streaming))
+        return Raw(splits, streaming, f"{builder.hash}|{builder.info.version}|{builder.config_id}")
+
+
+def _arguments(location: str, path: Path) -> dict[str, Any]:
+    if location.startswith(HUB):
+        name, config = on_hub(location)
+        return {"path": name, "name": config}
+    if (path / "card.json").exists():
+        raise DataError(f"{path} is prepared data; name its task in the recipe (task: ..., data.dir: {path})")
+    if path.is_dir():
+        return {"path": str(path)}
+    if not path.exists():
+        raise DataError(f"there is no {location}; data are a folder, a file or hub:org/name")
+    if path.suffix not in _SUFFIXES:
+        raise DataError(f"{path}: {path.suffix or 'such'} files can't be read; known: {', '.join(sorted(_SUFFIXES))}")
+    options = {"delimiter": "\t"} if path.suffix == ".tsv" else {}
+    return {"path": _SUFFIXES[path.suffix], "data_files": str(path), **options}
+
+
+def download_prepared(location: str) -> Path:
+    """A prepared task that somebody published: the folder with its card.json, downloaded or from the cache.
+
+    Raises:
+        DataError: no such repository, or it holds no prepared data.
+    """
+    from huggingface_hub import snapshot_download
+
+    name, folder = on_hub(location)
+    with _reading(location):
+        root = Path(snapshot_download(name, repo_type="dataset"))
+    found = root / folder if folder else root
+    if not (found / "card.json").exists():
+        raise DataError(f"{location} holds no prepared data (no card.json); raw data go with: task: own")
+    return found
+
+
+@contextmanager
+def _reading(location: str) -> Iterator[None]:
+    try:
+        yield
+    except (DataError, ConfigError):
+        raise
+    except ImportError as error:
+        raise DataError(f"{location} needs a package: {first_line(error)}") from None
+    except Exception as error:  # `datasets`, its readers and the hub's client each have kinds of their own
+        if location.startswith(HUB) and not isinstance(error, (ValueError, TypeError)):
+            offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "")
+            why = "HF_HUB_OFFLINE is set and it isn't in the cache" if offline else first_line(error)
+            raise DataError(f"{location} can't be had ({why}); download the repository and set data.dir to its folder, "
+                            "or check its name") from None  # fmt: skip
+        raise DataError(f"{location} can't be read ({first_line(error)})") from None

@@ -1,0 +1,155 @@
+"""RAVDESS speech from its publisher's files: acted emotions as faces (mp4) and voice (wav).
+
+Zenodo's archives unpack to `Actor_01/01-01-03-01-01-01-01.mp4` (sound and picture) and `Actor_01/03-01-...wav`
+(sound); the name's fields are modality, channel, emotion, intensity, statement, repetition, actor. A clip is a pair of
+such files of the speech channel. Data protocol: 3.6 s of sound at 22,050 Hz as 15 MFCCs in 156 frames; 15 face crops of
+224 x 224.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import DataError
+from ..decode.faces import Faces
+from ..decode.sound import read_mono
+from ..decode.spectra import fit_length, mfcc, min_max, resample
+from ..decode.video import count_frames, evenly_spaced, read_frames
+from ..prepared.build import build
+from ..prepared.plan import SOURCES, Column, Item, Plan, Watcher
+from ..task import Task
+from .files import checksums, source_folder
+
+EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+RATE, SECONDS, COEFFICIENTS, MFCC_FRAMES = 22050, 3.6, 15, 156
+FRAMES, SIDE, WINDOW = 15, 224, 108  # WINDOW: 3.6 s at 30 frames a second
+_NAME = re.compile(r"(0[123])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-([0-9]{2})")
+
+
+def prepare(
+    folder: Path,
+    screen: Watcher,
+    source: str | None = None,
+    faces: str = "auto",
+    workers: int | None = None,
+    max_broken: float = 0.02,
+) -> Path:
+    """Build RAVDESS in `folder`.
+
+    Args:
+        source: folder with the unpacked speech archives of video and of audio, anywhere below it.
+        faces: how faces are cropped; see `Faces`.
+        workers, max_broken: see `build`.
+
+    Raises:
+        DataError: no such files, or too many that can't be read.
+    """
+    root = source_folder(TASK.name, source)
+    found = Faces(faces)
+    if found.how == "centre" and faces == "auto":
+        screen.say("faces: OpenCV is not installed, so each frame's middle square is taken; "
+                   "pip install 'mstdistill[faces]' finds faces")  # fmt: skip
+    items, alone = _pairs(root)
+    plan = Plan(
+        task=TASK.name,
+        version=TASK.version,
+        columns={
+            "video": Column((FRAMES, 3, SIDE, SIDE), "uint8", scale="channel", axis=1),
+            "audio": Column((COEFFICIENTS, MFCC_FRAMES), "float32"),
+        },
+        items=items,
+        read=ReadClip(root, found),
+        settings={"faces": found.how},
+        card={
+            "title": TASK.title,
+            "classes": list(EMOTIONS),
+            "faces": {"opencv": "OpenCV's frontal-face cascade", "centre": "the middle square of each frame"}[
+                found.how
+            ],
+            "without_partner": alone,
+            "sources": {"publisher": "RAVDESS, Zenodo record 1188976 (CC BY-NC-SA 4.0)"},
+        },
+    )
+    if alone:
+        screen.say(f"{len(alone)} files have no partner (video 01-..., sound 03-...) and are left out: card.json lists "
+                   "them")  # fmt: skip
+    return build(folder, plan, screen, workers, max_broken)
+
+
+def _pairs(root: Path) -> tuple[list[Item], list[str]]:
+    """Clips with both files, in name order, and the files without a partner."""
+    videos: dict[str, Path] = {}
+    sounds: dict[str, Path] = {}
+    for path in sorted(root.rglob("*")):
+        fields = _NAME.fullmatch(path.stem)
+        if fields is None or fields[2] != "01":  # 02 is song
+            continue
+        kept = {("01", ".mp4"): videos, ("03", ".wav"): sounds}.get((fields[1], path.suffix.lower()))
+        clip = path.stem[3:]
+        if kept is None:
+            continue
+        if clip in kept:
+            raise DataError(f"{kept[clip]} and {path} are the same clip; keep one of them")
+        kept[clip] = path
+    both = sorted(videos.keys() & sounds.keys())
+    if not both:
+        raise DataError(
+            f"{root}: no pairs of RAVDESS speech files (Actor_*/01-01-*.mp4 with 03-01-*.wav) below it; "
+            f"found {len(videos)} videos and {len(sounds)} sounds; unpack Video_Speech_Actor_*.zip and "
+            "Audio_Speech_Actors_01-24.zip there"
+        )
+    items = [Item(clip, (videos[clip], sounds[clip]), int(clip[3:5]) - 1) for clip in both]
+    alone = [str(path.relative_to(root)) for kept in (videos, sounds) for c, path in kept.items() if c not in both]
+    return items, sorted(alone)
+
+
+@dataclass(frozen=True)
+class ReadClip:
+    """From a pair of files to `video` [15, 3, 224, 224] uint8 and `audio` [15, 156] float32 in [0, 1]."""
+
+    root: Path
+    faces: Faces
+
+    def __call__(self, source: tuple[Path, Path]) -> dict[str, Any]:
+        video, sound = source
+        return {"video": self.see(video), "audio": hear(sound), SOURCES: checksums(source, self.root)}
+
+    def see(self, path: Path) -> np.ndarray:
+        """Face crops of 15 frames spread evenly over the middle 3.6 s; missing ones are black."""
+        begin = max(0, (count_frames(path) - WINDOW) // 2)
+        frames = read_frames(path, evenly_spaced(FRAMES, WINDOW, begin))
+        out = np.zeros((FRAMES, 3, SIDE, SIDE), dtype=np.uint8)
+        for i, crop in enumerate(self.faces.crop(frames, SIDE)):
+            out[i] = crop.transpose(2, 0, 1)
+        return out
+
+
+def hear(path: Path) -> np.ndarray:
+    """MFCCs [15, 156] of 3.6 s of sound, each clip scaled to [0, 1]."""
+    samples, rate = read_mono(path)
+    wave = fit_length(resample(torch.from_numpy(samples), rate, RATE), int(SECONDS * RATE))
+    scaled, _ = min_max(mfcc(wave, RATE, COEFFICIENTS).numpy()[None])
+    values: np.ndarray = scaled[0]
+    return values
+
+
+TASK = Task(
+    name="ravdess",
+    title="acted emotions: faces with speech (paper); needs RAVDESS's speech archives",
+    modalities={"video": (FRAMES, 3, SIDE, SIDE), "audio": (COEFFICIENTS, MFCC_FRAMES)},
+    num_classes=8,
+    class_names=EMOTIONS,
+    prepare=prepare,
+    options={
+        "source": "folder with the unpacked speech archives of video and audio",
+        "faces": "auto, opencv or centre",
+        "workers": "processes that read; default: one a core",
+        "max_broken": "largest share of unreadable clips; default 0.02",
+    },
+)

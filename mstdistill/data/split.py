@@ -1,0 +1,94 @@
+"""Instances that can be fetched by position: what every source of data gives and every loader takes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .scale import Scale
+
+
+@runtime_checkable
+class Split(Protocol):
+    """Instances that can be fetched by position.
+
+    Attributes:
+        fingerprint: a hash of the contents.
+        deterministic: whether an instance is the same at each reading (no augmentation).
+    """
+
+    fingerprint: str
+    deterministic: bool
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """Modalities and labels of these instances."""
+        ...
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A split that can give its instances as stored, smaller than networks take them.
+
+    Attributes:
+        scales: by modality, from stored values to the networks'.
+    """
+
+    @property
+    def scales(self) -> Mapping[str, Scale]: ...
+
+    def stored(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """As `Split.fetch`, before scaling."""
+        ...
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """A split that lies on a device already, checked and with int64 labels.
+
+    Attributes:
+        device: where.
+    """
+
+    device: torch.device
+
+    def pick(self, rows: Tensor, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """The instances at these positions [B] on the device."""
+        ...
+
+
+def reader(split: Split) -> Callable[[np.ndarray, Sequence[str]], tuple[dict[str, Tensor], Tensor]]:
+    """How instances are read for a loader: as stored where the split can."""
+    return split.stored if isinstance(split, Stored) else split.fetch
+
+
+class Subset:
+    """Some instances of a split, renumbered from 0."""
+
+    def __init__(self, split: Split, index: np.ndarray) -> None:
+        self.split, self.index = split, np.asarray(index, dtype=np.int64)
+        self._read = reader(split)
+        self.deterministic = split.deterministic
+        digest = hashlib.sha256(split.fingerprint.encode() + self.index.tobytes())
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def scales(self) -> Mapping[str, Scale]:
+        """See `Stored`."""
+        return getattr(self.split, "scales", {})
+
+    def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        return self.split.fetch(self.index[index], modalities)
+
+    def stored(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """See `Stored`."""
+        return self._read(self.index[index], modalities)
