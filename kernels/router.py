@@ -24,13 +24,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from .constants import BALANCES, LOWEST
 from .launch import check_floating, use_triton, wide
 
-BALANCES = ("", "KL", "CV")
 MAX_K = 16
 MAX_TEACHERS = 1024
-# Stands for log 0: far below any logarithm of a float, and differences with it stay finite.
-LOWEST = -1e30
 
 
 @dataclass(frozen=True)

@@ -307,7 +307,7 @@ def tasks() -> None:
     """List tasks, recipes and backbones."""
     from rich.table import Table
 
-    from .backbones.registry import backbones
+    from .backbones.catalogue import backbones
     from .config import PRESETS, recipe_names
     from .data.sources.registry import folder_of
     from .data.sources.registry import tasks as known

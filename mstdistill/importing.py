@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from .backbones.registry import build
+from .backbones.catalogue import build
 from .errors import ConfigError
 from .files import write_tensors
 from .weights import read_state_dict

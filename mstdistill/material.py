@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from .backbones.registry import build
+from .backbones.catalogue import build
 from .config import ModelSettings, Recipe
 from .data.decode.processors import Port, Processing
 from .data.prepared.views import View, make_view, open_views

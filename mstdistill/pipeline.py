@@ -34,9 +34,9 @@ from .experiment import LARGE_MASK, Experiment
 from .files import write_text
 from .material import Material
 from .methods import find_method
-from .report.table import plan_table, summary_tables
 from .stages import alone
 from .student import export_student
+from .tables import plan_table, summary_tables
 from .teachers.tap import Teacher, call
 
 # where the first process that lost another one leaves what it saw

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .backbones.catalogue import build
 from .backbones.huggingface import HuggingFaceNet
-from .backbones.registry import build
 from .data.task import Task
 from .data.view import modality_of
 from .errors import ConfigError
@@ -58,7 +58,7 @@ def export_student(
 
 
 def _card(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    from .report.table import summary_tables
+    from .tables import summary_tables
 
     body, _ = summary_tables(summary)
     shape = "x".join(map(str, config["input_shape"])) or "as in training"

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from mstdistill.backbones.registry import build as build_network
+from mstdistill.backbones.catalogue import build as build_network
 from mstdistill.config import load
 from mstdistill.data.decode.faces import Faces
 from mstdistill.data.feeding.loader import Loader

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from mstdistill.kernels import kd_rows
 from torch import Tensor, nn
 
-from mstdistill.backbones.registry import build
+from mstdistill.backbones.catalogue import build
 from mstdistill.routing import Router
 from mstdistill.teachers.mask import MaskNet1d, MaskNet2d
 

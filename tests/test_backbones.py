@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mstdistill.backbones.registry import backbones, build
+from mstdistill.backbones.catalogue import backbones, build
 from mstdistill.teachers.tap import discover, find
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import torch
 from mstdistill.kernels import kd_rows
 from torch import Tensor, nn
 
-from mstdistill.backbones.registry import backbones, build
+from mstdistill.backbones.catalogue import backbones, build
 from mstdistill.data.feeding.batch import Batch
 from mstdistill.errors import ConfigError
 from mstdistill.methods import crd, rkd

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mstdistill.backbones.catalogue import build
 from mstdistill.backbones.fusenet import tiled
-from mstdistill.backbones.registry import build
 from mstdistill.config import load
 from mstdistill.errors import ConfigError
 from mstdistill.material import Material

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mstdistill.backbones.registry import build
+from mstdistill.backbones.catalogue import build
 from mstdistill.weights import load_weights
 
 from .conftest import Command

@@ -83,7 +83,7 @@ def test_a_registered_backbone_trains_on_raw_pictures(tmp_path: Path) -> None:
     words = ["yes" if one else "no" for one in label]
     folder = saved(tmp_path / "d", {"seen": shown, "heard": heard, "answer": words}, seen=datasets.Image())
     teacher: dict[str, Any] = {"name": "heard", "modalities": ["heard"]}
-    from mstdistill.backbones.registry import backbones
+    from mstdistill.backbones.catalogue import backbones
 
     teacher["backbone"] = next(name for name, b in backbones().items() if b.inputs == ((1, 32, 32),))
     recipe = parse({

@@ -21,7 +21,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mstdistill.backbones.registry import build
+from mstdistill.backbones.catalogue import build
 from mstdistill.config import load as load_recipe
 from mstdistill.engine.progress import Screen
 from mstdistill.errors import ConfigError, Interrupted

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from .. import ranks
 from ..config import OptimSettings
-from ..errors import ConfigError
 from .checkpoint import optimizer_tensors, restore_optimizer
 from .optimizer import build_optimizer, set_rate
 from .seeding import random_state, restore_random_state
@@ -116,26 +115,3 @@ class Joined:
     def close(self) -> None:
         """Let go of what the engine holds."""
         self.accelerator.free_memory()
-
-
-def join(accelerator: Any, module: nn.Module, settings: OptimSettings, recorded: bool, batch_size: int) -> Joined:
-    """Join a stage's module over the processes as the launch asked.
-
-    Args:
-        batch_size: per process and micro-batch.
-
-    Raises:
-        ConfigError: an engine that can't do what the recipe wants.
-    """
-    kind = str(accelerator.distributed_type).rsplit(".", maxsplit=1)[-1]
-    if kind == "DEEPSPEED":
-        from .zero import ZeroJoined
-
-        return ZeroJoined(accelerator, module, settings, batch_size)
-    if kind == "FSDP":
-        from .fully_sharded import FullyShardedJoined
-
-        if not accelerator.is_fsdp2:
-            raise ConfigError("FSDP of version 1 isn't supported; set fsdp_version: 2 (launch_configs/fsdp2.yaml)")
-        return FullyShardedJoined(accelerator, module, settings)
-    return Joined(accelerator, module, settings, recorded)

@@ -24,7 +24,8 @@ from ..errors import NonFiniteError
 from .batch_norm import over_processes
 from .checkpoint import CheckpointStore
 from .graph import Recorder, StepGraph, recorder_for
-from .joined import State, join
+from .join import join
+from .joined import State
 from .optimizer import learning_rate
 from .progress import Bar, Screen
 from .seeding import random_state, restore_random_state, seed_all

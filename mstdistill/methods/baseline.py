@@ -1,7 +1,7 @@
 """What the comparison's methods share: one small interface, their settings, and how losses count over a global batch.
 
 A method says which features it looks at, which modules of its own learn beside the student, and its loss; the stages do
-the rest (`stages/baseline.py`).
+the rest (`distillation.py`).
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from ..errors import ConfigError, nearest
 from ..experiment import Experiment
-from ..stages import baseline, teacher
+from ..stages import teacher
 from ..teachers.tap import Teacher
+from . import distillation
 from .baseline import Baseline
 from .mst import Outcome
 
@@ -23,14 +24,14 @@ def compare(experiment: Experiment, method: type[Baseline]) -> Outcome:
         ConfigError: a teacher, an option or a task that the method can't work with.
     """
     stop = experiment.recipe.run.stop_after
-    if stop not in (None, baseline.NAME):
+    if stop not in (None, distillation.NAME):
         raise ConfigError(f"run.stop_after={stop}: method {method.name} has no such stage; leave it out")
     experiment.teachers = _teachers(experiment, method)
     chosen = method(experiment, experiment.teachers)
     for one in experiment.teachers:
         teacher.run(experiment, one)
     chosen.prepare()
-    return Outcome(True, {}, baseline.run(experiment, chosen))
+    return Outcome(True, {}, distillation.run(experiment, chosen))
 
 
 def _teachers(experiment: Experiment, method: type[Baseline]) -> list[Teacher]:

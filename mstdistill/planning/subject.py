@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..backbones.registry import backbones
+from ..backbones.catalogue import backbones
 from ..config import ModelSettings, Recipe
 from ..data.prepared.store import CARD, SMALL_COLUMN, read_card
 from ..data.scale import Scale

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text
+from ..tables import COLUMNS
 from . import charts
 from .attention import Gallery
 from .figures import run_figures
 from .page import Page
-from .table import COLUMNS
 
 # Classes up to which tables of classes are drawn; beyond, the numbers are in report.json.
 MOST_CLASSES = 40

@@ -8,7 +8,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from ..backbones.registry import backbones, build
+from ..backbones.catalogue import backbones, build
 from ..config import ModelSettings
 from ..data.decode.processors import Port
 from ..errors import ConfigError

@@ -10,7 +10,7 @@ import torch
 from mstdistill.kernels import kd_rows, load_balance, mixed_kd_rows, route, routed_kd_loss
 from torch import Tensor
 
-from mstdistill.backbones.registry import backbones, build
+from mstdistill.backbones.catalogue import backbones, build
 from mstdistill.data.feeding.batch import Batch
 from mstdistill.losses import balance, task
 from mstdistill.metrics import confusion_of, metrics_of

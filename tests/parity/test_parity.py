@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from mstdistill.backbones.registry import backbones
+from mstdistill.backbones.catalogue import backbones
 
 from .kinds import CHECKS
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from ..data.view import modality_of
+from .data.view import modality_of
 
 if TYPE_CHECKING:
-    from ..experiment import Experiment
+    from .experiment import Experiment
 
 COLUMNS = (("accuracy", "accuracy"), ("average_accuracy", "average acc."), ("weighted_f1", "F1"),
            ("kappa", "kappa"), ("loss", "loss"))  # fmt: skip

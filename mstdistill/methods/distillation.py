@@ -1,6 +1,6 @@
 """The student learns from labels and from what a method of the comparison makes of its teachers.
 
-The stage runs any `methods.baseline.Baseline`: it reads the features that the method looks at, gives it logits and
+The stage runs any `baseline.Baseline`: it reads the features that the method looks at, gives it logits and
 features of the teachers (from tables where they are constant) and minimises its objective.
 """
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ..data.feeding.batch import Batch
 from ..experiment import Experiment
-from ..methods.baseline import Baseline, Seen
 from ..teachers.feature import read
 from ..teachers.tap import Teacher
 from ..weights import part
+from .baseline import Baseline, Seen
 
 NAME = "distill"
 
