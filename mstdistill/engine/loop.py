@@ -21,7 +21,7 @@ from ..config import OptimSettings, RunSettings
 from ..data.feeding.batch import Batch
 from ..data.feeding.loader import Loader
 from ..errors import NonFiniteError
-from .batch_norm import over_processes
+from .batch_norm import Rows, over_processes, own_kinds
 from .checkpoint import CheckpointStore
 from .graph import Recorder, StepGraph, recorder_for
 from .join import join
@@ -119,11 +119,15 @@ class Trainer:
         """
         seed_all(self.seed, stage.name, ranks.rank())
         stage.module.to(self.accelerator.device)
-        with over_processes(stage.module):
-            return self._fit(stage, loader, settings, store)
+        own = own_kinds(stage.module) if ranks.world_size() > 1 else set()
+        if own:
+            self.screen.say(f"{stage.name}: {', '.join(sorted(own))}: batch norms of other kinds than PyTorch's take "
+                            "their figures from their own process's rows")  # fmt: skip
+        with over_processes(stage.module) as rows:
+            return self._fit(_Fitting(self, stage, loader, settings, store, rows))
 
-    def _fit(self, stage: Stage, loader: Loader, settings: OptimSettings, store: CheckpointStore) -> Fit:
-        fitting = _Fitting(self, stage, loader, settings, store)
+    def _fit(self, fitting: _Fitting) -> Fit:
+        stage, loader, settings, store = fitting.stage, fitting.loader, fitting.settings, fitting.store
         title, per_epoch, position = stage.name, loader.steps_per_epoch, fitting.position
         try:
             with (
@@ -151,9 +155,11 @@ class _Fitting:
     """One stage being trained."""
 
     def __init__(
-        self, trainer: Trainer, stage: Stage, loader: Loader, settings: OptimSettings, store: CheckpointStore
-    ) -> None:
+        self, trainer: Trainer, stage: Stage, loader: Loader, settings: OptimSettings, store: CheckpointStore,
+        rows: Rows,
+    ) -> None:  # fmt: skip
         self.trainer, self.stage, self.loader, self.settings, self.store = trainer, stage, loader, settings, store
+        self.rows = rows
         self.accelerator, self.run = trainer.accelerator, trainer.run
         recorded = self._can_record()
         if self.run.cuda_graph and getattr(stage, "recordable", None) is not None and not recorded:
@@ -225,6 +231,7 @@ class _Fitting:
         joined, parts = self.joined, {}
         for batch in micros:
             batch = batch.to(self.accelerator.device)
+            self.rows.look(batch.instances)
             with joined.around(batch.closes_step):
                 losses = self.stage.losses(self.module, batch, self.position.epoch)
                 self._check_finite(losses, number)

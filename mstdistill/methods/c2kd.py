@@ -27,7 +27,6 @@ from ..kernels import kd_rows
 from .baseline import Baseline, Seen, Shape, true_class
 from .comparison import compare
 from .mst import Outcome
-from .norm import BatchNorm1d, BatchNorm2d
 
 # so many comparisons of pairs are held at a time
 PAIRS = 2**26
@@ -87,9 +86,9 @@ class Proxy(nn.Module):
         super().__init__()
         width = shape[0]
         if len(shape) == 1:
-            self.fc1, self.bn, self.fc2 = nn.Linear(width, width), BatchNorm1d(width), nn.Linear(width, num_classes)
+            self.fc1, self.bn, self.fc2 = nn.Linear(width, width), nn.BatchNorm1d(width), nn.Linear(width, num_classes)
         else:
-            self.layer = nn.Sequential(nn.Conv2d(width, width, 1, bias=False), BatchNorm2d(width), nn.LeakyReLU(0.1))
+            self.layer = nn.Sequential(nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(0.1))
             self.fc = nn.Linear(width, num_classes)
         _start(self)
 
@@ -107,7 +106,7 @@ class DenseProxy(nn.Module):
     def __init__(self, shape: Sequence[int], num_classes: int, size: Sequence[int]) -> None:
         super().__init__()
         width = shape[0]
-        self.layer = nn.Sequential(nn.Conv2d(width, width, 1, bias=False), BatchNorm2d(width), nn.ReLU())
+        self.layer = nn.Sequential(nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         self.fc = nn.Conv2d(width, num_classes, 1)
         self.size = tuple(size)
         _start(self)

@@ -21,7 +21,6 @@ from ..teachers.feature import Feature
 from .baseline import Baseline, Seen, true_class
 from .comparison import compare
 from .mst import Outcome
-from .norm import BatchNorm2d
 from .separable import Depthwise, Pointwise
 
 BRANCHES = 3
@@ -44,8 +43,8 @@ class SeparableBlock(nn.Module):
     def __init__(self, a: int, b: int) -> None:
         super().__init__()
         self.op = nn.Sequential(
-            Depthwise(a, stride=2), Pointwise(a, a), BatchNorm2d(a), nn.ReLU(),
-            Depthwise(a), Pointwise(a, b), BatchNorm2d(b), nn.ReLU(),
+            Depthwise(a, stride=2), Pointwise(a, a), nn.BatchNorm2d(a), nn.ReLU(),
+            Depthwise(a), Pointwise(a, b), nn.BatchNorm2d(b), nn.ReLU(),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
