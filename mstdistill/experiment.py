@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,22 +13,26 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from . import ranks
+from . import ranks, trial
+from .binding import bind
 from .config import OptimSettings, Recipe
+from .data.feeding.batch import Batch
 from .data.feeding.loader import Loader
 from .data.feeding.resident import ResidentSplit, resident_bytes
 from .data.split import Split
 from .data.task import Task
 from .data.view import modality_of
+from .engine.batch_norm import take_any_batch, take_back
 from .engine.checkpoint import CheckpointStore
 from .engine.loop import Fit, Stage, Trainer
 from .engine.seeding import initialising, named_seed
-from .errors import CheckpointError, ConfigError, first_line
+from .errors import ConfigError, first_line
 from .evaluation import Evaluation, evaluate
 from .files import write_tensors, write_text
 from .teachers.ensemble import Ensemble
 from .teachers.mask import MaskPlan, plan_mask
 from .teachers.tap import Teacher, call, discover
+from .trial import Network
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -67,6 +72,7 @@ class Experiment:
         self.finished: Callable[[str], None] | None = None  # told of each stage whose result was just written
         self._resident: dict[tuple[str, ...], ResidentSplit] = {}
         self._loaders: dict[tuple[object, ...], Loader] = {}
+        self._changed: list[nn.Module] = []  # whose batch norms take any batch meanwhile
         self._learns = {name for name, p in student.named_parameters() if p.requires_grad}
         names = [teacher.name for teacher in self.teachers]
         if not names:
@@ -74,22 +80,40 @@ class Experiment:
         for name in names:
             if names.count(name) > 1 or name == "student":
                 raise ConfigError(f"teacher name {name!r}: each teacher needs a name of its own, other than 'student'")
-        self._place()
-        self.dense = self._dry_run()
-        self.mask_plans = self._plan_masks()
-        self.fingerprint = self._bind()
-        self._compile()
+        trial.check_apart(self._networks())
+        try:
+            self._place()
+            self.dense = self._dry_run()
+            self.mask_plans = self._plan_masks()
+            self._try()
+            self.fingerprint = self._bind()
+            self._compile()
+        except BaseException:
+            self.released()
+            raise
+
+    def _networks(self) -> list[Network]:
+        """The student, then the teachers."""
+        return [Network.student(self.student, self.target),
+                *(Network.teacher(t.name, t.module, t.modalities) for t in self.teachers)]  # fmt: skip
 
     def _place(self) -> None:
         for module in [self.student, *(teacher.module for teacher in self.teachers)]:
             self.placed(module)
 
     def placed(self, module: M) -> M:
-        """A module on the run's device, in the memory format that the recipe asks for."""
+        """A module on the run's device, in the memory format that the recipe asks for; its batch norms take any batch
+        from now on (`released` undoes that)."""
         module.to(self.accelerator.device)
         if self.recipe.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._changed += take_any_batch(module)
         return module
+
+    def released(self) -> None:
+        """Give the networks back as they came, trained."""
+        take_back(self._changed)
+        self._changed.clear()
 
     def compiled(self, module: nn.Module) -> nn.Module:
         """The module itself; where its recipe wants that, its plain forwards are compiled from now on. Names and
@@ -109,30 +133,54 @@ class Experiment:
                 except Exception as error:  # compilers fail in many ways
                     raise ConfigError(f"compile: true doesn't work here ({first_line(error)}); leave it out") from None
 
+    def _first(self, view: Sequence[str], rows: int | None = None) -> Batch:
+        return self.loader("train", view).first(rows).to(self.accelerator.device)
+
     def _dry_run(self) -> bool:
         """One batch through every network: finds wrong modalities and shapes before anything is trained."""
-        dense = False
-        for name, module, view in [("student", self.student, (self.target,))] + [
-            (f"teacher {t.name!r}", t.module, t.modalities) for t in self.teachers
-        ]:
-            batch = self.loader("train", view).first().to(self.accelerator.device)
-            was_training = module.training
-            try:
-                with torch.no_grad():
-                    logits = call(module.eval(), batch.inputs, view)
-            except (RuntimeError, TypeError, ValueError, IndexError) as error:
-                shapes = {key: list(x.shape) for key, x in batch.inputs.items()}
-                raise ConfigError(f"{name} can't take {shapes}: {first_line(error)}") from None
-            finally:
-                module.train(was_training)
-            if logits.dim() not in (2, 4) or logits.shape[1] != self.task.num_classes:
-                raise ConfigError(
-                    f"{name} gives logits {list(logits.shape)}; the task has {self.task.num_classes} classes, so "
-                    f"[batch, {self.task.num_classes}] or [batch, {self.task.num_classes}, height, width] is wanted"
-                )
-            if name == "student":
-                dense = logits.dim() == 4
-        return dense
+        networks = self._networks()
+        logits = [trial.answer(one, self._first(one.view).inputs, self.task.num_classes, self.recipe.seed)
+                  for one in networks]  # fmt: skip
+        for one in networks:
+            trial.check_state(one)
+        return logits[0].dim() == 4
+
+    def _try(self) -> None:
+        """See `trial`: every network in evaluation, what the recipe trains in training, masks by their gradients."""
+        rows = min(trial.shortest(len(split), self.recipe.batch_size) for split in self.splits.values())
+        for one in self._networks():
+            trial.check_numbers(one, self._first(one.view, rows).inputs, self.accelerator.autocast)
+        recipe, mixture = self.recipe, self.recipe.method == "mst"
+        self.try_training(None, [recipe.cotrain, recipe.distill] if mixture else [recipe.distill])
+        for teacher in [*self.teachers] if mixture else ():
+            self.try_training(teacher, [recipe.cotrain])
+            if teacher.taps and recipe.specialise.epochs:
+                network = Network.teacher(teacher.name, teacher.module, teacher.modalities)
+                trial.check_taps(network, teacher.taps, self._first(teacher.modalities, rows).inputs)
+
+    def try_training(self, teacher: Teacher | None, stages: Sequence[OptimSettings]) -> None:
+        """Try the student (None) or a teacher on the shortest batch of these stages; a teacher in which nothing can
+        learn is frozen from here on.
+
+        Raises:
+            ConfigError: it can't train on such a batch, or nothing in the student learns.
+        """
+        sizes = [stage.batch_size or self.recipe.batch_size for stage in stages if stage.epochs]
+        if not sizes or (teacher is not None and teacher.frozen):
+            return
+        network = Network.teacher(teacher.name, teacher.module, teacher.modalities) if teacher else self._networks()[0]
+        count = len(self.splits["train"])
+        rows = min(trial.shortest(count, size) for size in sizes)
+        note = f"a batch of {rows} (the shortest of {count:,} instances in batches of {', '.join(map(str, sizes))})"
+        reached = trial.learns(network, self._first(network.view, rows).inputs, self.accelerator.autocast, note)
+        if reached:
+            return
+        if teacher is None:
+            raise ConfigError("student: no parameter gets a gradient of the logits; is it frozen, its forward under "
+                              "no_grad, or its output detached?")  # fmt: skip
+        self.screen.say(f"teacher {teacher.name}: nothing in it learns (frozen, under no_grad, detached, or without "
+                        "parameters); it is used as it is, as with frozen=True")  # fmt: skip
+        self.teachers[self.teachers.index(teacher)] = replace(teacher, frozen=True)
 
     def _plan_masks(self) -> list[list[MaskPlan]]:
         """A mask for each tap of each teacher, from the shapes that a dry run finds."""
@@ -141,13 +189,14 @@ class Experiment:
         for teacher in self.teachers:
             if not settings.enabled:
                 teacher.taps = ()
-            batch = self.loader("train", teacher.modalities).first().to(self.accelerator.device)
+            calls: dict[str, int] = {}
             shapes = discover(
-                teacher.module, batch.inputs, teacher.modalities, teacher.taps, f"teacher {teacher.name!r}"
-            )
+                teacher.module, self._first(teacher.modalities).inputs, teacher.modalities, teacher.taps,
+                f"teacher {teacher.name!r}", calls,
+            )  # fmt: skip
             plans.append([
-                plan_mask(tap, shapes[tap], settings.heads, settings.hidden_dim_factor, settings.hidden,
-                          settings.max_parameters)
+                replace(plan_mask(tap, shapes[tap], settings.heads, settings.hidden_dim_factor, settings.hidden,
+                                  settings.max_parameters), calls=calls[tap])
                 for tap in teacher.taps
             ])  # fmt: skip
         return plans
@@ -168,39 +217,8 @@ class Experiment:
             "networks": f"{named_seed(0, shapes):016x}",
             "processes": ranks.world_size(),
         }
-        path = self.folder / "binding.json"
-        bound = json.loads(json.dumps(content))
-        if path.exists():
-            try:
-                bound = json.loads(path.read_text())
-            except ValueError:
-                raise CheckpointError(f"{path} is damaged; choose another --out or delete the folder") from None
-            self._compare(bound, json.loads(json.dumps(content)))
-        ranks.wait()
-        if ranks.rank() == 0 and not path.exists():
-            write_text(path, json.dumps(content, indent=1))
-        ranks.wait()
+        bound = bind(self.folder, content, self.screen.say)
         return f"{named_seed(0, json.dumps(bound, sort_keys=True)):016x}"
-
-    def _compare(self, bound: dict[str, Any], now: dict[str, Any]) -> None:
-        """A run goes on with other processes: exactly so where a step's whole batch stays, and where each process's
-        own stays (nodes that come and go) with a remark.
-
-        Raises:
-            CheckpointError: what the folder is bound to is something else.
-        """
-        different = _differences(_with_whole_batches(bound), _with_whole_batches(now))
-        if different and _differences({**bound, "processes": 0}, {**now, "processes": 0}) == []:
-            self.screen.say(f"goes on with {now['processes']} processes, begun with {bound['processes']}: a step sees "
-                            "another number of instances from here on")  # fmt: skip
-        elif different:
-            note = ""
-            if any(key.endswith("batch_size") for key in different):
-                note = "; batch sizes are of a whole step here: batch_size x accumulate x processes"
-            raise CheckpointError(
-                f"{self.folder} holds a run of another config (differs in {', '.join(different[:4])}{note}); "
-                "choose another --out, or delete the folder"
-            )
 
     def loader(
         self, split: str, modalities: Sequence[str], settings: OptimSettings | None = None, shuffle: bool = False
@@ -352,24 +370,3 @@ class Experiment:
                     f"{self.recipe.cotrain.epochs}) or cotrain.lr, or give ready weights with its `weights`"
                 )
         return scores
-
-
-def _with_whole_batches(bound: Mapping[str, Any]) -> dict[str, Any]:
-    """What a folder is bound to, with batches as a step of the optimiser sees them."""
-    settings = dict(bound["settings"])
-    parts = settings.pop("accumulate", 1) * bound["processes"]
-    settings["batch_size"] *= parts
-    for stage in ("cotrain", "specialise", "distill"):
-        if settings[stage]["batch_size"] is not None:
-            settings[stage] = {**settings[stage], "batch_size": settings[stage]["batch_size"] * parts}
-    return {**{key: value for key, value in bound.items() if key != "processes"}, "settings": settings}
-
-
-def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:
-    """Dotted keys in which two contents differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        found = []
-        for key in sorted({*before, *now}):
-            found += _differences(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else key)
-        return found
-    return [] if before == now else [prefix.removeprefix("settings.")]

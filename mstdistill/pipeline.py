@@ -37,7 +37,9 @@ from .methods import find_method
 from .stages import alone
 from .student import export_student
 from .tables import plan_table, summary_tables
-from .teachers.tap import Teacher, call
+from .teachers.output import as_noted, named_place, note_place
+from .teachers.tap import Teacher
+from .trial import Network, count_classes
 
 # where the first process that lost another one leaves what it saw
 LOSS = "ended.txt"
@@ -102,6 +104,7 @@ def distill(
     settings: Mapping[str, Any] | None = None,
     ignore_index: int | None = None,
     class_names: Sequence[str] = (),
+    student_output: str | int | None = None,
     quiet: bool = False,
     observe: Observer | None = None,
 ) -> Result:
@@ -116,10 +119,14 @@ def distill(
         out: the run's folder; a second call with it continues.
         settings: recipe settings, for example {"distill": {"epochs": 20}, "batch_size": 128}.
         ignore_index: a label that doesn't count.
+        student_output: where the logits are in what the student returns (an index, a key or an attribute), where
+            several of its tensors could be they.
 
     Raises:
         MstdistillError: anything the user can mend, in one line.
     """
+    if student_output is not None:
+        note_place(student, named_place(student_output))
     recipe = parse({"task": "custom", "target": target, **(settings or {})}, "settings")
     splits: dict[str, Split] = {}
     for name, data in (("train", train), ("validation", validation), ("test", test)):
@@ -128,30 +135,24 @@ def distill(
     with _losing_in_words(Path(out)):
         run = recipe.run
         accelerator = start(recipe.precision, run.trackers, Path(out), recipe.tf32, run.timeout_seconds)
-        sample, _ = splits["train"].fetch(np.arange(1), [target])
-        task = Task("custom", "a user's own data", {}, _count_classes(student, sample[target]), None,
-                    tuple(class_names), ignore_index)  # fmt: skip
+        classes = _count_classes(student, teachers, splits["train"], target, recipe, len(class_names))
+        task = Task("custom", "a user's own data", {}, classes, None, tuple(class_names), ignore_index)
         screen = Screen(quiet)
         return _run(recipe, task, splits, student, teachers, Path(out), accelerator, screen, observe, None)
 
 
-@torch.no_grad()
-def _count_classes(student: nn.Module, view: torch.Tensor) -> int:
-    """The width of the student's logits on one instance.
+def _count_classes(
+    student: nn.Module, teachers: Sequence[Teacher], split: Split, target: str, recipe: Recipe, named: int
+) -> int:
+    """The width of the student's logits on a few instances, where the networks lie.
 
     Raises:
-        ConfigError: the student can't take it.
+        ConfigError: see `trial.count_classes`.
     """
-    device = next(student.parameters()).device
-    was_training = student.training
-    try:
-        logits = call(student.eval(), {"view": view.to(device)}, ("view",))
-        return int(logits.shape[1])
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"student can't take {list(view.shape)}: {line}") from None
-    finally:
-        student.train(was_training)
+    networks = [Network.teacher(t.name, t.module, t.modalities) for t in teachers]
+    views = sorted({target, *(name for network in networks for name in network.view)})
+    inputs, label = split.fetch(np.arange(min(2, len(split))), views)
+    return count_classes(Network.student(student, target), networks, inputs, label, named, recipe.seed)
 
 
 def _clear(folder: Path) -> None:
@@ -178,6 +179,8 @@ def _run(
     twin = copy.deepcopy(student) if recipe.alone.enabled else None
     experiment = Experiment(recipe, task, splits, student, teachers, folder, trainer, target)
     experiment.finished = finished
+    if twin is not None:
+        as_noted(twin, student)
     if ranks.rank() == 0:
         write_text(folder / "config.yaml", dump(recipe))
         (folder / LOSS).unlink(missing_ok=True)
@@ -202,6 +205,7 @@ def _run(
             else:
                 screen.say(f"stopped after {recipe.run.stop_after}; the same command without run.stop_after goes on")
     finally:
+        experiment.released()
         trackers_ended(accelerator)
     return Result(experiment.student.eval(), summary, folder)
 

@@ -21,6 +21,7 @@ from .data.task import Task
 from .data.view import modality_of
 from .errors import ConfigError
 from .files import replace_folder, write_tensors
+from .state import state_of
 from .teachers.tap import call
 from .weights import load_weights
 
@@ -49,7 +50,7 @@ def export_student(
         "hf": {"model": maker and maker["hf"], **module.describe()} if isinstance(module, HuggingFaceNet) else None,
     }
     with replace_folder(folder) as temporary:
-        write_tensors(temporary / "model.safetensors", module.state_dict(), {"format": "pt"})
+        write_tensors(temporary / "model.safetensors", state_of(module), {"format": "pt"})
         if isinstance(module, HuggingFaceNet):
             module.save_files(temporary / TRANSFORMERS)
         (temporary / "config.json").write_text(json.dumps(config, indent=1))

@@ -49,7 +49,8 @@ def plan_table(experiment: Experiment) -> Table:
             table.add_row(label, sees, "none", "", "unmasked", "0")
         for plan in plans:
             shape = "x".join(map(str, plan.shape))
-            table.add_row(label, sees, plan.tap, shape, f"{plan.kind}, h={plan.hidden}", f"{plan.parameters:,}")
+            tap = plan.tap if plan.calls == 1 else f"{plan.tap} (masked at each of {plan.calls} calls)"
+            table.add_row(label, sees, tap, shape, f"{plan.kind}, h={plan.hidden}", f"{plan.parameters:,}")
             label, sees = "", ""
     return table
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import ConfigError
+from .state import is_extra, load_state, state_of
 
 # where training scripts put a state dict among other things
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -81,15 +82,15 @@ def part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 def fit_state(module: nn.Module, state: Mapping[str, torch.Tensor], path: str, owner: str) -> None:
     """Load tensors that came from a file into a network; see `load_weights`."""
-    own = module.state_dict()
+    own = state_of(module, owner)
     for name in own:
         if name not in state:
             raise ConfigError(f"{owner}: weights {path} lack {name!r}: weights of another network")
-        if state[name].shape != own[name].shape:
+        if state[name].shape != own[name].shape and not is_extra(name):
             raise ConfigError(
                 f"{owner}: {name!r} has shape {list(state[name].shape)} in {path}, the network {list(own[name].shape)}"
             )
     extra = sorted(set(state) - set(own))
     if extra:
         raise ConfigError(f"{owner}: weights {path} hold {extra[0]!r}, which the network doesn't have")
-    module.load_state_dict(state)
+    load_state(module, state)

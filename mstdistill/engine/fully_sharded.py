@@ -16,6 +16,7 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..config import OptimSettings
+from ..state import is_extra, load_extra, state_of
 from .checkpoint import optimizer_tensors, restore_optimizer
 from .joined import State
 from .twin import TwinJoined
@@ -38,7 +39,7 @@ class FullyShardedJoined(TwinJoined):
                     unit.set_reshard_after_forward(False, recurse=False)
 
     def weights(self) -> State:
-        return {name: _whole(x) for name, x in self.inner.state_dict().items()}
+        return {name: _whole(x) for name, x in state_of(self.inner).items()}
 
     def moments(self) -> tuple[State, list[dict[str, Any]]]:
         tensors, groups = optimizer_tensors(self.plain)
@@ -47,7 +48,9 @@ class FullyShardedJoined(TwinJoined):
     @torch.no_grad()
     def restore(self, weights: State, moments: State, groups: Sequence[Mapping[str, Any]]) -> None:
         for name, own in self.inner.state_dict().items():
-            own.copy_(_like(weights[name], own))
+            if not is_extra(name):
+                own.copy_(_like(weights[name], own))
+        load_extra(self.inner, weights)
         learning = [p for group in self.plain.param_groups for p in group["params"]]
         parts = {}
         for name, value in moments.items():

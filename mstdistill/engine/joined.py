@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .. import ranks
 from ..config import OptimSettings
+from ..state import load_state, state_of
 from .checkpoint import optimizer_tensors, restore_optimizer
 from .optimizer import build_optimizer, set_rate
 from .seeding import random_state, restore_random_state
@@ -82,7 +83,7 @@ class Joined:
 
     def weights(self) -> State:
         """The whole module's state on the CPU; every process takes part."""
-        return {name: x.detach().to("cpu", copy=True) for name, x in self.inner.state_dict().items()}
+        return {name: x.detach().to("cpu", copy=True) for name, x in state_of(self.inner).items()}
 
     def moments(self) -> tuple[State, list[dict[str, Any]]]:
         """The whole optimiser's state as flat tensors `NUMBER.NAME` on the CPU, and its groups' settings; every process
@@ -92,7 +93,7 @@ class Joined:
 
     def restore(self, weights: State, moments: State, groups: Sequence[Mapping[str, Any]]) -> None:
         """Go on from what `weights` and `moments` gave."""
-        self.inner.load_state_dict(weights)
+        load_state(self.inner, weights)
         restore_optimizer(self.plain, moments, [dict(group) for group in groups])
 
     def settle(self, loss: Callable[[], Tensor]) -> None:
@@ -109,7 +110,7 @@ class Joined:
         self.module.train()
         self.backward(loss(), closes_step=True)
         self.forget()
-        self.inner.load_state_dict(weights)
+        load_state(self.inner, weights)
         restore_random_state(random)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..config import OptimSettings
 from ..errors import ConfigError
+from ..state import load_state, state_of
 from .joined import State
 from .twin import TwinJoined
 
@@ -65,7 +66,7 @@ class ZeroJoined(TwinJoined):
         from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters(list(self.inner.parameters()), modifier_rank=None, enabled=self.stage == 3):
-            return {name: x.detach().to("cpu", copy=True) for name, x in self.inner.state_dict().items()}
+            return {name: x.detach().to("cpu", copy=True) for name, x in state_of(self.inner).items()}
 
     def moments(self) -> tuple[State, list[dict[str, Any]]]:
         from deepspeed.utils import safe_get_full_optimizer_state
@@ -91,7 +92,7 @@ class ZeroJoined(TwinJoined):
 
         with GatheredParameters(list(self.inner.parameters()), modifier_rank=0, enabled=self.stage == 3):
             if self.stage < 3 or torch.distributed.get_rank() == 0:
-                self.inner.load_state_dict(weights)
+                load_state(self.inner, weights)
         self._start_moments(moments)
         names = {id(p): name for name, p in self.inner.named_parameters()}
         for number, parameter in enumerate(self.learning):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..data.feeding.batch import Batch
 from ..experiment import Experiment
+from ..state import load_state
 from ..teachers.feature import read
 from ..teachers.tap import Teacher
 from ..weights import part
@@ -94,7 +95,7 @@ def run(experiment: Experiment, method: Baseline) -> list[dict[str, Any]]:
             facts["teacher_knowledge"] = stage.knowledge.about
         loader = experiment.loader("train", stage.modalities, settings, shuffle=True)
         found = experiment.train(stage, loader, settings, facts)
-    experiment.student.load_state_dict(part(found.state, "student"))
+    load_state(experiment.student, part(found.state, "student"))
     if method.teacher_learns:
-        method.teachers[0].module.load_state_dict(part(found.state, "teacher"))
+        load_state(method.teachers[0].module, part(found.state, "teacher"))
     return found.history

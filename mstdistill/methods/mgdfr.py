@@ -23,6 +23,7 @@ from ..data.feeding.batch import Batch
 from ..experiment import Experiment
 from ..stages import joint, salience
 from ..stages.knowledge import Knowledge
+from ..state import load_state, state_of
 from ..teachers.feature import Change, Feature, channel_axis
 from .baseline import Baseline, Seen
 from .comparison import compare
@@ -75,14 +76,14 @@ class Mgdfr(Baseline):
 
     def prepare(self) -> None:
         experiment, teacher, own = self.experiment, self.teachers[0], self.options
-        start = {name: x.detach().clone() for name, x in experiment.student.state_dict().items()}
+        start = {name: x.detach().clone() for name, x in state_of(experiment.student).items()}
         changes = {"epochs": own.joint_epochs, "lr": own.joint_lr, "optimizer": own.joint_optimizer}
         settings = experiment.recipe.distill.model_copy(update={k: v for k, v in changes.items() if v is not None})
         self.thaw(teacher)
         joint.run(experiment, teacher, settings)
         values = salience.run(experiment, teacher, self.place, own.repeats, own.instances)
         self.index = least_salient(values, own.ratio).to(experiment.accelerator.device)
-        experiment.student.load_state_dict(start)
+        load_state(experiment.student, start)
 
     def alpha(self, epoch: int) -> float:
         return self.settings.alpha

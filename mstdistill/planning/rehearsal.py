@@ -33,6 +33,7 @@ from ..kernels import mask as kernels_mask
 from ..methods import find_method
 from ..stages import alone, salience
 from ..stages import constant_logits as tables_module
+from ..state import state_of
 from ..teachers.cache import RESIDENT_BYTES
 from ..teachers.ensemble import Ensemble
 from ..teachers.feature import Feature
@@ -103,6 +104,12 @@ class PlannedExperiment(Experiment):
         trainer = Trainer(_Stand(recipe.precision), recipe.run.model_copy(update={"cuda_graph": False}), 0, quiet)
         super().__init__(recipe, material.task, splits, student, teachers, folder, trainer, material.target)
 
+    def _try(self) -> None:
+        """Trials look at numbers and copy networks."""
+
+    def try_training(self, teacher: Teacher | None, stages: Sequence[OptimSettings]) -> None:
+        """As above."""
+
     def _compile(self) -> None:
         """Compiled code computes the same; how much faster isn't known."""
 
@@ -139,7 +146,7 @@ class PlannedExperiment(Experiment):
         split = cast(PlannedSplit, loader.split)
         row = sum(split.columns[name].bytes for name in loader.modalities) + 8 * max(1, _count(split.label))
         selects = not (stage.name == "cotrain" and self.recipe.cotrain.select == "last")
-        state = sum(x.nbytes for x in stage.module.state_dict().values())
+        state = sum(x.nbytes for x in state_of(stage.module).values())
         moments = sum(x.nbytes for own in optimizer.state.values() for x in own.values() if isinstance(x, Tensor))
         several = settings.epochs > 1
         self.profiles.append(StageProfile(
@@ -165,7 +172,7 @@ class PlannedExperiment(Experiment):
             fake=self.fake,
         ))  # fmt: skip
         self._pending.clear()
-        return Fit(dict(stage.module.state_dict()), 0, [{}])
+        return Fit(dict(state_of(stage.module)), 0, [{}])
 
     def table(self, folder: Path, logits_of: Callable[[Batch], Tensor], loader: Loader, dtype: str,
               resident_bytes: float) -> _PlannedTable:  # fmt: skip

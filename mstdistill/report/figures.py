@@ -18,6 +18,7 @@ from ..evaluation import evaluate
 from ..experiment import Experiment
 from ..pipeline import load_experiment
 from ..routing import DenseRouter, Router
+from ..state import load_state
 from ..student import Student
 from ..teachers.ensemble import Ensemble
 from ..teachers.tap import call, freeze, hooked
@@ -82,9 +83,9 @@ def _networks(experiment: Experiment, folder: Path, student: nn.Module) -> dict[
     for number, teacher in enumerate(experiment.teachers):
         alone = experiment.result(f"teacher-{teacher.name}")
         if cotrained is not None:
-            teacher.module.load_state_dict(part(cotrained.state, f"teachers.{number}"))
+            load_state(teacher.module, part(cotrained.state, f"teachers.{number}"))
         elif alone is not None:
-            teacher.module.load_state_dict(alone.state)
+            load_state(teacher.module, alone.state)
         elif not teacher.frozen:
             continue
         found[TEACHER + teacher.name] = (teacher.module, teacher.modalities)

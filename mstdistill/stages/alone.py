@@ -10,6 +10,7 @@ from .. import losses
 from ..config import OptimSettings
 from ..data.feeding.batch import Batch
 from ..experiment import Experiment
+from ..state import load_state
 from ..teachers.tap import call
 
 NAME = "alone"
@@ -40,5 +41,5 @@ def run(experiment: Experiment, student: nn.Module) -> nn.Module:
     })  # fmt: skip
     stage = Alone(experiment, student)
     loader = experiment.loader("train", stage.view, settings, shuffle=True)
-    student.load_state_dict(experiment.train(stage, loader, settings).state)
+    load_state(student, experiment.train(stage, loader, settings).state)
     return student

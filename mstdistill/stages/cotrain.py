@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .. import losses
 from ..data.feeding.batch import Batch
 from ..experiment import Experiment
+from ..state import load_state
 from ..teachers.tap import Teacher, call, freeze
 
 NAME = "cotrain"
@@ -98,4 +99,4 @@ def run(experiment: Experiment) -> None:
     views = sorted({name for view in stage.module.views for name in view})
     loader = experiment.loader("train", views, stage.settings, shuffle=True)
     fit = experiment.train(stage, loader, stage.settings)
-    stage.module.load_state_dict(fit.state)
+    load_state(stage.module, fit.state)

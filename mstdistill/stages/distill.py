@@ -19,6 +19,7 @@ from ..data.feeding.batch import Batch
 from ..engine.seeding import initialising, named_seed
 from ..experiment import Experiment
 from ..routing import DenseRouter, Router, RoutingRule
+from ..state import load_state
 from ..teachers.ensemble import Ensemble
 from ..teachers.tap import call
 from ..weights import part
@@ -147,5 +148,5 @@ def run(experiment: Experiment, ensemble: Ensemble) -> list[dict[str, Any]]:
         experiment.screen.say(f"teacher logits {stage.teachers.about}")
         loader = experiment.loader("train", stage.modalities, settings, shuffle=True)
         found = experiment.train(stage, loader, settings, {"teacher_logits": stage.teachers.about})
-    experiment.student.load_state_dict(part(found.state, "student"))
+    load_state(experiment.student, part(found.state, "student"))
     return found.history

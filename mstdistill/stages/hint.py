@@ -18,6 +18,7 @@ from .. import ranks
 from ..config import OptimSettings
 from ..data.feeding.batch import Batch
 from ..experiment import Experiment
+from ..state import load_state
 from ..teachers.feature import Feature, read
 from ..teachers.tap import Teacher
 from ..weights import part
@@ -129,4 +130,4 @@ def run(
         experiment.screen.say(f"hints {stage.knowledge['train'].about}")
         loader = experiment.loader("train", stage.modalities("train"), settings, shuffle=True)
         found = experiment.train(stage, loader, settings)
-    experiment.student.load_state_dict(part(found.state, "student"))
+    load_state(experiment.student, part(found.state, "student"))

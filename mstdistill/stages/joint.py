@@ -16,6 +16,7 @@ from .. import losses
 from ..config import OptimSettings
 from ..data.feeding.batch import Batch
 from ..experiment import Experiment
+from ..state import load_state
 from ..teachers.tap import Teacher, call, freeze
 from ..weights import part
 
@@ -81,5 +82,5 @@ def run(experiment: Experiment, teacher: Teacher, settings: OptimSettings) -> No
         loader = experiment.loader("train", sorted({experiment.target, *teacher.modalities}), settings, shuffle=True)
         found = experiment.train(stage, loader, settings)
     for name, module in (("teacher", teacher.module), ("student", experiment.student)):
-        module.load_state_dict(part(found.state, name))
+        load_state(module, part(found.state, name))
     freeze(teacher.module)

@@ -16,6 +16,7 @@ from ..config import OptimSettings
 from ..data.feeding.batch import Batch
 from ..data.view import modality_of
 from ..experiment import Experiment
+from ..state import load_state
 from ..teachers.tap import Teacher, call, freeze
 
 
@@ -57,7 +58,7 @@ def run(experiment: Experiment, teacher: Teacher) -> None:
         )
         stage = TeacherAlone(experiment, teacher)
         loader = experiment.loader("train", teacher.modalities, settings, shuffle=True)
-        teacher.module.load_state_dict(experiment.train(stage, loader, settings).state)
+        load_state(teacher.module, experiment.train(stage, loader, settings).state)
     freeze(teacher.module)
     _judge(experiment, teacher)
 

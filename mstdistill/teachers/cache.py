@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..state import state_of
+
 MANIFEST = "cache.json"
 # On the CPU, tables up to this size are held in memory; larger ones are read from disk, which is memory-mapped anyway.
 RESIDENT_BYTES = 256 * 1024**2
@@ -24,7 +26,7 @@ def fingerprint(parts: Iterable[object], modules: Mapping[str, nn.Module]) -> st
     """A hash of facts and of networks' every tensor."""
     digest = hashlib.sha256(repr(tuple(parts)).encode())
     for name, module in sorted(modules.items()):
-        for key, tensor in module.state_dict().items():
+        for key, tensor in state_of(module, name).items():
             digest.update(f"{name}/{key}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
                           if tensor.dim() else repr(tensor.item()).encode())  # fmt: skip

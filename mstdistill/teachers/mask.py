@@ -108,6 +108,7 @@ class MaskPlan:
         width: number of features that are masked (d).
         hidden: width of the mask's attention (h).
         parameters: how many parameters the mask has.
+        calls: how often the network runs the submodule in a forward; the mask acts each time.
     """
 
     tap: str
@@ -117,6 +118,7 @@ class MaskPlan:
     hidden: int
     num_heads: int
     parameters: int
+    calls: int = 1
 
     def build(self) -> nn.Module:
         """The mask module, newly initialised from torch's global generator."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.eval_frame import OptimizedModule
 
 from ..data.view import modality_of
 from ..errors import ConfigError, nearest
+from .output import logits_of, named_place, note_place
 
 
 @dataclass
@@ -24,6 +27,8 @@ class Teacher:
         modalities: what it sees: names of a batch's tensors.
         taps: submodules whose outputs get a mask each; none: the teacher itself joins the mixture, unmasked.
         frozen: ready-trained: takes part in stage 1 as a reference only.
+        output: where its logits are in what the module returns (an index, a key or an attribute), where several of its
+            tensors could be they.
     """
 
     name: str
@@ -31,11 +36,14 @@ class Teacher:
     modalities: tuple[str, ...]
     taps: tuple[str, ...] = ()
     frozen: bool = False
+    output: str | int | None = None
 
     def __post_init__(self) -> None:
         # a single name is easily written without its tuple
         self.modalities = (self.modalities,) if isinstance(self.modalities, str) else tuple(self.modalities)
         self.taps = (self.taps,) if isinstance(self.taps, str) else tuple(self.taps)
+        if self.output is not None:
+            note_place(self.module, named_place(self.output))
 
     def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits of a batch of named modalities."""
@@ -48,10 +56,11 @@ class Teacher:
 
 
 def call(module: nn.Module, inputs: Mapping[str, Tensor], modalities: Sequence[str]) -> Tensor:
-    """Run a network on its modalities, in order; outputs with a `.logits` (transformers) give that."""
+    """The logits of a network run on its modalities, in order; see `output` for what is no plain tensor."""
     output = module(*[inputs[name] for name in modalities])
-    logits: Tensor = output.logits if hasattr(output, "logits") else output
-    return logits
+    logits = output if isinstance(output, Tensor) else logits_of(module, output)
+    # what was made under inference_mode takes no part in a loss
+    return logits.clone() if logits.is_inference() and not torch.is_inference_mode_enabled() else logits
 
 
 def freeze(module: nn.Module) -> nn.Module:
@@ -73,9 +82,11 @@ def find(module: nn.Module, tap: str, owner: str = "model") -> nn.Module:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The feature in a submodule's output: the tensor itself, or the first one of a tuple or mapping."""
+    """The feature in a submodule's output: the tensor itself, or the first one of a tuple, mapping or dataclass."""
     if isinstance(output, Tensor):
         return output
+    if dataclasses.is_dataclass(output) and not isinstance(output, Mapping):
+        output = tuple(getattr(output, field.name) for field in dataclasses.fields(output))
     if isinstance(output, Mapping):
         output = tuple(output.values())
     if isinstance(output, (tuple, list)):
@@ -95,8 +106,14 @@ def replace_first(output: Any, feature: Tensor) -> Any:
             if isinstance(part, Tensor):
                 changed[key] = feature
                 return changed
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        fields = [field.name for field in dataclasses.fields(output)]
+        first = next(name for name in fields if isinstance(getattr(output, name), Tensor))
+        return dataclasses.replace(output, **{first: feature})
     position = next(i for i, part in enumerate(output) if isinstance(part, Tensor))
-    return (*output[:position], feature, *output[position + 1 :])
+    if hasattr(output, "_replace"):  # a named tuple
+        return output._replace(**{output._fields[position]: feature})
+    return type(output)((*output[:position], feature, *output[position + 1 :]))
 
 
 @contextmanager
@@ -128,19 +145,41 @@ def hooked(module: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor]], ow
             handle.remove()
 
 
+def check_open(module: nn.Module, name: str, owner: str) -> None:
+    """A submodule inside of compiled code can't be looked at.
+
+    Raises:
+        ConfigError: a part of the network that holds it is compiled.
+    """
+    parts = name.split(".")
+    for depth in range(len(parts)):
+        part = module.get_submodule(".".join(parts[:depth]))
+        inside = depth > 0 and part._compiled_call_impl is not None
+        if inside or isinstance(part, (torch.jit.ScriptModule, OptimizedModule)):
+            raise ConfigError(f"{owner}: tap {name!r} lies inside of compiled code ({type(part).__name__}), where "
+                              "nothing can be masked or read; give the network uncompiled")  # fmt: skip
+
+
 def discover(
-    module: nn.Module, inputs: Mapping[str, Tensor], modalities: Sequence[str], taps: Sequence[str] | None, owner: str
-) -> dict[str, tuple[int, ...]]:
+    module: nn.Module, inputs: Mapping[str, Tensor], modalities: Sequence[str], taps: Sequence[str] | None, owner: str,
+    calls: dict[str, int] | None = None,
+) -> dict[str, tuple[int, ...]]:  # fmt: skip
     """Shapes (without batch) of the tapped features, by one dry run on a real batch.
 
     Args:
         taps: names; None looks at every submodule that emits a floating-point tensor with a batch.
+        calls: filled with how often each runs.
 
     Raises:
-        ConfigError: unknown tap, or a tap that the forward pass doesn't reach.
+        ConfigError: unknown tap, one inside of compiled code, one that the forward pass doesn't reach, or one that
+            gives features of several shapes.
     """
     wanted = [name for name, _ in module.named_modules() if name] if taps is None else list(taps)
+    for tap in taps or ():
+        find(module, tap, owner)
+        check_open(module, tap, owner)
     shapes: dict[str, tuple[int, ...]] = {}
+    calls = {} if calls is None else calls
     batch = next(iter(inputs.values())).shape[0]
 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -152,7 +191,12 @@ def discover(
                     raise
                 return
             if feature.dim() >= 2 and feature.shape[0] == batch and feature.is_floating_point():
-                shapes[name] = tuple(feature.shape[1:])
+                shape = tuple(feature.shape[1:])
+                if taps is not None and shapes.get(name, shape) != shape:
+                    raise ConfigError(f"{owner}: tap {name!r} runs several times and gives {list(shapes[name])} and "
+                                      f"{list(shape)}, which no one mask fits; pick another")  # fmt: skip
+                shapes[name] = shape
+                calls[name] = calls.get(name, 0) + 1
 
         return hook
 
