@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+
+from .interpreting import speed_up
+from .timing import Timing
 
 if os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":  # told of a CPU, Accelerate drops DeepSpeed
     os.environ.setdefault("ACCELERATE_USE_CPU", "true")
@@ -29,10 +33,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                      help="folder of golden numbers with a manifest.json")  # fmt: skip
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Timing(), "timing")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        speed_up()
+
+
 @pytest.fixture
 def triton_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Triton forms: compiled where there is a GPU, else in the interpreter."""
     monkeypatch.setenv("MSTDISTILL_KERNELS", "triton")
+
+
+_walked = 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Each stage ends with a full garbage collection: what imports left needn't be walked every time."""
+    global _walked
+    if len(sys.modules) > _walked + 20:
+        gc.collect()
+        gc.freeze()
+        _walked = len(sys.modules)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -34,6 +34,7 @@ from mstdistill.suite.stats import Comparison, holm, paired, ranks, spread
 from mstdistill.suite.tables import judge, latex, markdown, save
 
 from .conftest import Command, refused
+from .ready import Program
 
 SHORT = ["distill.epochs=1", "cotrain.epochs=1", "specialise.epochs=1", "baseline.teacher_epochs=1"]
 
@@ -247,11 +248,11 @@ def test_a_suite_from_the_command_line(tmp_path: Path, command: Command) -> None
     assert command("report", tmp_path / "one")[0] == 0
     assert "average" in (tmp_path / "one" / "report.html").read_text()
     words = ["reproduce", str(suite), "--out", str(tmp_path / "two"), "--worker"]
-    killed = subprocess.Popen([sys.executable, "-m", "mstdistill", *words], stdout=subprocess.DEVNULL)
+    killed = Program("mstdistill.cli", *words)
     while not list((tmp_path / "two").glob("cells/*/run/binding.json")):
         time.sleep(0.05)
         assert killed.poll() is None
-    killed.kill()
+    killed.send_signal(signal.SIGKILL)
     run_suite(grid, tmp_path / "two", 2, words, Screen(quiet=True))
     figures = [
         {k: {m: c["values"] for m, c in v["methods"].items()} for k, v in enumerate(json.loads(
@@ -340,25 +341,15 @@ def test_workers_end_with_the_command_that_started_them(tmp_path: Path) -> None:
     """SIGTERM, as a scheduler sends it: nothing goes on, nothing is recorded, and the same command goes on."""
     suite = write_suite(tmp_path, seeds=[0], overrides=["distill.epochs=50000", "cotrain.epochs=1",
                         "specialise.epochs=1", "baseline.teacher_epochs=1"])  # fmt: skip
-    words = [
-        sys.executable,
-        "-m",
-        "mstdistill",
-        "reproduce",
-        str(suite),
-        "--out",
-        str(tmp_path / "out"),
-        "--workers",
-        "2",
-    ]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = Program("mstdistill.cli", "reproduce", suite, "--out", tmp_path / "out", "--workers", 2)
     while len(list((tmp_path / "out").glob("cells/*/run/distill"))) < 2:
         time.sleep(0.1)
         assert process.poll() is None
     pids = [json.loads(path.read_text())["pid"] for path in (tmp_path / "out").glob("cells/*/claim")]
-    process.terminate()
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    process.send_signal(signal.SIGTERM)
+    done = process.wait(60.0)
+    err = done.stderr
+    assert done.returncode == 130
     assert "the same command goes on" in err
     assert "Traceback" not in err
     assert len(pids) == 2
