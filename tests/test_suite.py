@@ -27,6 +27,7 @@ from mstdistill.engine.progress import Screen
 from mstdistill.errors import ConfigError, Interrupted
 from mstdistill.methods import find_method
 from mstdistill.suite import claims
+from mstdistill.suite import run as run_module
 from mstdistill.suite.plan import Cell, Grid, load_suite, plan, records, save_suite, suite_names
 from mstdistill.suite.run import Worker, run_suite
 from mstdistill.suite.sharing import Busy, borrow, lend, shareable, sharing
@@ -181,7 +182,7 @@ def fake_run(cell: Cell, folder: Path) -> dict[str, Any]:
     log = folder / "log"
     with log.open("a") as file:
         file.write(f"{cell.key}\n")
-    time.sleep(0.25)
+    time.sleep(0.06)
     return record(int(cell.key[:6], 16) / 16**6)
 
 
@@ -189,7 +190,8 @@ def _fake_worker(grid: Grid, folder: Path) -> None:
     Worker(grid, folder, fake_run, lambda _: None).work()
 
 
-def test_killed_workers_change_no_figure(tmp_path: Path) -> None:
+def test_killed_workers_change_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "POLL_SECONDS", 0.1)
     suite = write_suite(tmp_path, seeds=list(range(8)))
     grid = plan(load_suite(str(suite)))
     (tmp_path / "one").mkdir()
@@ -206,7 +208,7 @@ def test_killed_workers_change_no_figure(tmp_path: Path) -> None:
     workers, kills = [start() for _ in range(3)], 0
     rng = np.random.default_rng(0)
     while len(records(grid, shared)) < len(grid.cells):
-        time.sleep(float(rng.uniform(0.2, 0.5)))
+        time.sleep(float(rng.uniform(0.05, 0.12)))
         victim = workers[int(rng.integers(3))]
         if victim.is_alive() and kills < 8:
             os.kill(victim.pid, signal.SIGKILL)
