@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .interpreting import speed_up
+from .roomy import Roomy
 from .timing import Timing
 
 if os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":  # told of a CPU, Accelerate drops DeepSpeed
@@ -35,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Timing(), "timing")
+    config.pluginmanager.register(Roomy(), "roomy")
     if os.environ.get("TRITON_INTERPRET") == "1":
         speed_up()
 

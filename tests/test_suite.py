@@ -127,10 +127,10 @@ def test_of_many_that_race_one_wins(dead: bool, tmp_path: Path) -> None:
 
 def test_a_claim_lives_as_long_as_its_worker(tmp_path: Path) -> None:
     path, lost = tmp_path / "claim", []
-    claim = claims.take(path, lambda: lost.append(1), stale=2.0, beat=0.1)
+    claim = claims.take(path, lambda: lost.append(1), stale=1.0, beat=0.05)
     assert claim is not None
-    time.sleep(2.5)
-    assert claims.take(path, lambda: None, stale=2.0) is None  # it was touched
+    time.sleep(1.3)
+    assert claims.take(path, lambda: None, stale=1.0) is None  # it was touched
     path.write_text(json.dumps({"token": "another", "host": "elsewhere", "pid": 1}))
     limit = time.monotonic() + 20.0
     while not lost and time.monotonic() < limit:
@@ -342,7 +342,7 @@ def test_a_worker_that_is_asked_to_stop_gives_its_cell_back(grid: Grid, tmp_path
 def test_workers_end_with_the_command_that_started_them(tmp_path: Path) -> None:
     """SIGTERM, as a scheduler sends it: nothing goes on, nothing is recorded, and the same command goes on."""
     suite = write_suite(tmp_path, seeds=[0], overrides=["distill.epochs=50000", "cotrain.epochs=1",
-                        "specialise.epochs=1", "baseline.teacher_epochs=1"])  # fmt: skip
+                        "specialise.epochs=1", "baseline.teacher_epochs=1", "run.checkpoint_seconds=1"])  # fmt: skip
     process = Program("mstdistill.cli", "reproduce", suite, "--out", tmp_path / "out", "--workers", 2)
     while len(list((tmp_path / "out").glob("cells/*/run/distill"))) < 2:
         time.sleep(0.1)
