@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,11 +71,6 @@ def far(one: Path, other: Path) -> dict[str, float]:
     return found
 
 
-needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None, reason="DeepSpeed builds an operator for CPUs with g++"
-)
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process, batches of 16: 75 instances, the last step short."""
@@ -86,7 +80,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@needs_compiler
 @pytest.mark.distributed
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_zero_equals_one_process(stage: int, alone: Path, tmp_path: Path) -> None:
@@ -97,7 +90,6 @@ def test_zero_equals_one_process(stage: int, alone: Path, tmp_path: Path) -> Non
     assert max(far(alone, out).values()) <= 2e-5
 
 
-@needs_compiler
 @pytest.mark.distributed
 def test_hub_models_are_whole_under_zero3(tmp_path: Path) -> None:
     """Accelerate tells transformers of ZeRO-3, which then builds empty weights."""
@@ -160,7 +152,6 @@ def test_fully_sharded_learns_from_features_inside_of_a_unit(tmp_path: Path) -> 
     assert agrees("fitnets", value), value
 
 
-@needs_compiler
 @pytest.mark.distributed
 def test_a_run_goes_on_under_another_engine_and_number_of_processes(alone: Path, tmp_path: Path) -> None:
     """Dies in stage 1 alone, in stage 3 under ZeRO-2, is finished by FSDP2 on two: no step is lost or done twice."""
