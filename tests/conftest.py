@@ -15,6 +15,7 @@ from torch import nn
 
 from .interpreting import speed_up
 from .roomy import Roomy
+from .rotation import Rotation
 from .timing import Timing
 
 if os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":  # told of a CPU, Accelerate drops DeepSpeed
@@ -32,11 +33,15 @@ Command = Callable[..., tuple[int, str, str]]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", default=str(Path(__file__).parent / "parity" / "golden"),
                      help="folder of golden numbers with a manifest.json")  # fmt: skip
+    parser.addoption("--part-of-commit", action="store_true",
+                     help="of the tests that take long, see rotation.py, this commit's part")  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Timing(), "timing")
     config.pluginmanager.register(Roomy(), "roomy")
+    if config.getoption("--part-of-commit"):
+        config.pluginmanager.register(Rotation(config.rootpath), "rotation")
     if os.environ.get("TRITON_INTERPRET") == "1":
         speed_up()
 
@@ -61,6 +66,7 @@ def pytest_runtest_setup() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)  # short ones last, to end together
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
