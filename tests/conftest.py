@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,19 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Rotation(config.rootpath), "rotation")
     if os.environ.get("TRITON_INTERPRET") == "1":
         speed_up()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _pools_fork() -> Iterator[None]:
+    """Data are prepared by as many processes as ever, which needn't each import torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        with suppress(ImportError):  # the GPU check has no package for data
+            from mstdistill.data.prepared import reading
+
+            from .ready import Context
+
+            patch.setattr(reading, "get_context", lambda method: Context())
+        yield
 
 
 @pytest.fixture

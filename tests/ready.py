@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import multiprocessing
+import multiprocessing.context
 import os
 import shutil
 import signal
@@ -23,9 +23,31 @@ from importlib import import_module
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
-_context = multiprocessing.get_context("forkserver")
+
+
+class _Process(multiprocessing.context.ForkServerProcess):
+    """Takes this process's variables along, as one that is spawned does."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.variables = dict(os.environ)
+
+    def run(self) -> None:
+        os.environ.clear()
+        os.environ |= self.variables
+        super().run()
+
+
+class Context(multiprocessing.context.ForkServerContext):
+    """For pools of processes: where `multiprocessing` takes a context."""
+
+    Process = _Process
+
+    def __init__(self) -> None:
+        _start_server()
 
 
 def _program(module: str, words: list[str], env: dict[str, str], out: str, err: str, file_bytes: int) -> None:
@@ -72,7 +94,7 @@ class Program:
             path.touch()
         base = dict(os.environ if env is None else env)
         self.processes = [
-            _context.Process(target=_program, args=(module, [str(word) for word in words], base | told, str(self.out),
+            _Process(target=_program, args=(module, [str(word) for word in words], base | told, str(self.out),
                                                     str(self.err), file_bytes))
             for told in _told(ranks)
         ]  # fmt: skip
@@ -128,7 +150,7 @@ def _clean_up(processes: Sequence[BaseProcess], folder: Path) -> None:
 
 def _start_server() -> None:
     """Once; it imports in the repository's root, told of what is read while importing."""
-    _context.set_forkserver_preload(["tests.forking", "deepspeed"])
+    forkserver.set_forkserver_preload(["tests.forking", "deepspeed"])
     before = os.environ.get("DS_ACCELERATOR")
     os.environ["DS_ACCELERATOR"] = "cpu"
     try:
