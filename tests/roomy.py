@@ -1,7 +1,7 @@
 """Tests run where no call is dear for its depth alone.
 
-Python 3.11 keeps its frames in chunks of 16 kB: a call for which a chunk has no room maps another one, and returning from
-it gives that back. In a loop at such a depth, which is chance, the kernel works longer than Python. A frame as large as
+Python keeps its frames in chunks of 16 kB: a call for which a chunk has no room maps another one, and returning from it
+gives that back. In a loop at such a depth, which is chance, the kernel works longer than Python. A frame as large as
 `_wide`'s gets a chunk of its own, with room for all that it calls.
 """
 
