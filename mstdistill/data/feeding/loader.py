@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 
@@ -129,8 +130,11 @@ class Loader:
         """By background processes, which stay for the next epoch."""
         if self._processes is None:
             queue = _Queue()
+            # of a copy: a circle would be left to the garbage collection, which closes the pipes before the processes
+            # are told to end; each is then waited for
+            fetching = _Fetching(copy(self))
             loader = DataLoader(
-                _Fetching(self), sampler=queue, batch_size=None, num_workers=self.workers, persistent_workers=True,
+                fetching, sampler=queue, batch_size=None, num_workers=self.workers, persistent_workers=True,
                 pin_memory=self.pinned, generator=torch.Generator(),
             )  # fmt: skip
             self._processes = queue, loader
