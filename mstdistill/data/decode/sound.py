@@ -222,7 +222,8 @@ def _track(source: Path | BytesIO, name: str, rate: int | None = None) -> tuple[
     if not container.streams.audio:
         container.close()
         raise DataError(f"{name}: has no sound track")
-    found = rate or checked_rate(container.streams.audio[0].rate, name)
+    # a header whose coding FFmpeg doesn't know leaves the stream without a rate
+    found = rate or checked_rate(getattr(container.streams.audio[0], "rate", None), name)
     return _blocks(container, source, name, found), found
 
 
@@ -231,7 +232,8 @@ def _blocks(container: Any, source: Path | BytesIO, name: str, rate: int) -> Ite
 
     with container:
         stream, length, channels = container.streams.audio[0], 0, 0
-        resampler = av.AudioResampler(format="fltp", rate=rate)
+        # packed: PyAV reads beyond the eighth of planar channels, and crashes
+        resampler = av.AudioResampler(format="flt", rate=rate)
 
         def parts() -> Iterator[Any]:
             for frame in container.decode(stream):
@@ -240,7 +242,7 @@ def _blocks(container: Any, source: Path | BytesIO, name: str, rate: int) -> Ite
             yield from (part for part in resampler.resample(None) if part is not None)
 
         for part in guarded(name, parts()):
-            block = part.to_ndarray()
+            block = part.to_ndarray().reshape(-1, part.layout.nb_channels).T
             channels = channels or len(block)
             if len(block) != channels or part.sample_rate != rate:
                 raise DataError(f"{name}: its channels or sampling rate change within; cut it there")
