@@ -27,6 +27,7 @@ KINDS = ("image", "audio", "text")
 MOST_TOKENS = 128
 _LOADERS = {"image": "AutoImageProcessor", "audio": "AutoFeatureExtractor", "text": "AutoTokenizer"}
 _TEXT = ("input_ids", "attention_mask", "token_type_ids")
+_FIXED = "set `processor` to one that resizes to a fixed height and width"
 # What a processor's settings say of itself that doesn't change its numbers.
 _IDLE = ("processor_class", "_processor_class", "name_or_path", "_name_or_path", "transformers_version")
 
@@ -159,7 +160,8 @@ class Processing:
         colour = decode_image(image, "this picture").convert("RGB")
         made: Mapping[str, Any] = self.tool(images=colour, return_tensors="np")
         if len(made["pixel_values"]) != 1:
-            raise DataError(f"{type(self.tool).__name__} gives {len(made['pixel_values'])} parts for one picture")
+            raise DataError(f"{type(self.tool).__name__} gives {len(made['pixel_values'])} parts for one, which isn't "
+                            f"supported; {_FIXED}")  # fmt: skip
         return made
 
     def _check_one_size(self) -> None:
@@ -172,9 +174,8 @@ class Processing:
             a, b = np.asarray(small[name][0]), np.asarray(large[name][0])
             told = name == "pixel_values" or name in tool.model_input_names
             if told and (a.shape != b.shape or (name != "pixel_values" and not np.array_equal(a, b))):
-                raise DataError(f"{self.source}: what {type(tool).__name__} makes follows the picture's size ({name} "
-                                f"{list(a.shape)} and {list(b.shape)}), which isn't supported; set `processor` to one "
-                                "that resizes to a fixed height and width")  # fmt: skip
+                raise DataError(f"{self.source}: what {type(tool).__name__} makes follows the picture's size ({name}, "
+                                f"{list(a.shape)} and {list(b.shape)}), which isn't supported; {_FIXED}")  # fmt: skip
 
     def _text(self, text: str) -> dict[str, np.ndarray]:
         if not isinstance(text, str):
