@@ -235,7 +235,7 @@ def _blocks(container: Any, source: Path | BytesIO, name: str, rate: int) -> Ite
 
     with container:
         stream, length, channels = container.streams.audio[0], 0, 0
-        # packed: PyAV reads beyond the eighth of planar channels, and crashes
+        # packed: PyAV crashes on planes of eight channels and more
         resampler = av.AudioResampler(format="flt", rate=rate)
 
         def parts() -> Iterator[Any]:
