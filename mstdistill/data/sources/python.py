@@ -245,7 +245,8 @@ def _article(thing: Any) -> str:
 
 def _ready(given: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
     """Whether a tensor can be taken as it is."""
-    return given.dtype == dtype and given.shape == shape and given.device.type == "cpu" and not given.requires_grad
+    plain = given.device.type == "cpu" and given.layout == torch.strided and not given.requires_grad
+    return plain and given.dtype == dtype and given.shape == shape
 
 
 def _stacked(parts: list[Tensor], what: str) -> Tensor:
