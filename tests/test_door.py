@@ -175,7 +175,7 @@ VALUES: list[tuple[str, Any, Any, Any, Any]] = [
     ("endless", ARRAY, [1.0, 2.0], [1.0, float("-inf")], "holds NaN or Inf"),
     ("shorter", ARRAY, [1.0, 2.0], [1.0], "has shape [1]"),
     ("longer", ARRAY, [1.0, 2.0], [1.0, 2.0, 3.0], "has shape [3]"),
-    ("empty", ARRAY, [1.0, 2.0], [], "has shape [0]"),
+    ("empty", ARRAY, [1.0, 2.0], [], "holds no numbers"),
     ("too large", datasets.List(datasets.Value("float64")), [1.0, 2.0], [1e300, 0.0], "beyond float32"),
     ("whole", datasets.List(datasets.Value("int64")), [1, 2], [2**40, -(2**40)], np.int64([2**40, -(2**40)])),
     ("ragged", datasets.List(ARRAY), [[1.0], [2.0]], [[1.0], [2.0, 3.0]], "different lengths"),

@@ -148,6 +148,8 @@ class DatasetSplit:
             label = self._label(int(i), item)
             for key in self.wanted:
                 found = _tensor(item.get(key), self.dtype, f"{self.name}[{i}]: {key!r}")
+                if not found.numel():
+                    raise DataError(f"{self.name}[{i}]: {key!r} holds no numbers")
                 if not number:
                     self._shapes[key], self._types[key] = tuple(found.shape), found.dtype
                 self._types[key] = torch.promote_types(self._types[key], found.dtype)
