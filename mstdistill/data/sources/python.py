@@ -293,8 +293,9 @@ def _tensor(value: Any, dtype: torch.dtype, where: str) -> Tensor:
             raise DataError(f"{where} holds {int(array.max())}, more than a 64-bit whole number with a sign")
         array = array.astype(np.int64) if array.dtype.name == "uint64" else array
         array = _UNSIGNED.get(array.dtype.name, np.ascontiguousarray)(array)
-        # a zero-dimensional array may lose its shape on the way
-        array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+        # a zero-dimensional array may lose its shape on the way; a contiguous one may yet have a negative stride
+        needs_copy = not array.flags.writeable or min(array.strides, default=0) < 0
+        array = array.astype(array.dtype.newbyteorder("="), copy=needs_copy, order="C")
         found = torch.from_numpy(array).reshape(np.shape(value))
     if found.is_complex() or found.is_quantized:
         raise DataError(f"{where} holds {found.dtype}; real numbers are wanted")
