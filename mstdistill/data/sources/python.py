@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ...errors import DataError, nearest
+from ..decode.value import array_of
 from ..instance import attempted, infinite
 from ..source import Labels, Modality, Row
 
@@ -284,7 +285,7 @@ def _tensor(value: Any, dtype: torch.dtype, where: str) -> Tensor:
         found = value.detach()
         found = (found.to_dense() if found.layout != torch.strided else found).to("cpu")
     else:
-        array = attempted(where, lambda: np.asarray(value))
+        array = attempted(where, lambda: np.asarray(value) if hasattr(value, "dtype") else array_of(value, where))
         if array.dtype.name in ("bfloat16",) or array.dtype == np.longdouble:
             array = array.astype(np.float32 if array.dtype.itemsize < 8 else np.float64)
         if array.dtype.kind not in "biuf" or hasattr(value, "getbands"):
