@@ -81,8 +81,12 @@ def array_of(value: Any, where: str) -> np.ndarray:
         large = any(isinstance(one, int) for one in array.ravel()) and all(one is not None for one in array.ravel())
         what = "whole numbers of more than 64 bits" if large else "missing numbers or lists of different lengths"
         raise DataError(f"{where} holds {what}")
-    large = array.dtype.kind == "f" and isinstance(value, (list, tuple)) and array.size and np.abs(array).max() >= 2**63
+    floats = array.dtype.kind == "f" and isinstance(value, (list, tuple)) and array.size > 0
     # NumPy makes floats of whole numbers too large for int64 beside others
-    if large and all(isinstance(one, int) for one in np.asarray(value, dtype=object).ravel()):
+    if (
+        floats
+        and np.abs(array).max() >= 2**63
+        and all(isinstance(one, int) for one in np.asarray(value, object).ravel())
+    ):
         raise DataError(f"{where} holds whole numbers of more than 64 bits with a sign")
     return array
