@@ -21,6 +21,7 @@ import torch
 from ...errors import DataError
 from ..decode.sound import read_wav
 from ..decode.spectra import min_max, resample, square_spectrogram
+from ..options import WORKERS, Option, max_broken
 from ..prepared.build import build
 from ..prepared.plan import SOURCES, Column, Item, Plan, Watcher
 from ..task import Task
@@ -247,11 +248,13 @@ TASK = Task(
     class_names=tuple(str(i) for i in range(10)),
     prepare=prepare,
     options={
-        "mnist": "folder of MNIST's idx files",
-        "fsdd": "folder of Free Spoken Digit recordings",
-        "noise": "folder of ESC-50 clips (optional)",
-        "dtype": "how features are stored: float16 or float32",
-        "workers": "processes that read; default: one a core",
-        "max_broken": "largest share of unreadable recordings; default 0",
+        "mnist": Option("folder of MNIST's idx files", example="downloads/mnist"),
+        "fsdd": Option("folder of Free Spoken Digit recordings", example="downloads/fsdd"),
+        "noise": Option("folder of ESC-50 clips", unset="no noise"),
+        "train_speakers": Option("whom training images hear, in this order", tuple, TRAIN_SPEAKERS),
+        "test_speakers": Option("whom test images hear", tuple, TEST_SPEAKERS),
+        "dtype": Option("how features are stored", default="float16", choices=("float16", "float32")),
+        "workers": WORKERS,
+        "max_broken": max_broken("recordings", 0.0),
     },
 )

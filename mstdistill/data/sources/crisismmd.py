@@ -20,6 +20,7 @@ from ...errors import DataError
 from ..decode.encoders import load_encoder, load_tokenizer, pooled_images, pooled_texts
 from ..decode.picture import normalised, read_rgb
 from ..decode.tweet import normalise_tweet
+from ..options import WORKERS, Option, max_broken
 from ..prepared.build import build
 from ..prepared.plan import SOURCES, Column, Item, Plan, Watcher
 from ..task import Task
@@ -31,6 +32,7 @@ CLASSES = (
 )  # fmt: skip
 PARTS = ("train", "dev", "test")
 COLUMNS = ("tweet_id", "tweet_text", "image", "label")
+TEXT_ENCODER, IMAGE_ENCODER = "vinai/bertweet-base", "timm/resnet50.tv_in1k"
 IMAGE, TEXT, SIDE, MAX_TOKENS = 2048, 768, 224, 128
 
 
@@ -38,8 +40,8 @@ def prepare(
     folder: Path,
     screen: Watcher,
     source: str | None = None,
-    text_encoder: str = "vinai/bertweet-base",
-    image_encoder: str = "timm/resnet50.tv_in1k",
+    text_encoder: str = TEXT_ENCODER,
+    image_encoder: str = IMAGE_ENCODER,
     workers: int | None = None,
     max_broken: float = 0.02,
 ) -> Path:
@@ -174,10 +176,13 @@ TASK = Task(
     class_names=CLASSES,
     prepare=prepare,
     options={
-        "source": "the unpacked archive: data_image/ and crisismmd_datasplit_all/",
-        "text_encoder": "hub name or folder; default vinai/bertweet-base",
-        "image_encoder": "hub name or folder; default timm/resnet50.tv_in1k (torchvision's ImageNet weights)",
-        "workers": "processes that read; default: one a core",
-        "max_broken": "largest share of unreadable tweets; default 0.02",
+        "source": Option(
+            "the unpacked archive: data_image/ and crisismmd_datasplit_all/; or the paper's authors' CMMD_data.pth",
+            example="downloads/crisismmd",
+        ),
+        "text_encoder": Option("hub name or folder", default=TEXT_ENCODER),
+        "image_encoder": Option("hub name or folder; the default has torchvision's weights", default=IMAGE_ENCODER),
+        "workers": WORKERS,
+        "max_broken": max_broken("tweets"),
     },
 )

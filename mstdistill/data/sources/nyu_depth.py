@@ -18,6 +18,7 @@ import numpy as np
 
 from ...errors import ConfigError, DataError
 from ..decode.picture import resize
+from ..options import WORKERS, Option, max_broken
 from ..prepared.build import build
 from ..prepared.plan import Column, Item, Plan, Watcher
 from ..task import Task
@@ -257,9 +258,12 @@ TASK = Task(
     ignore_index=0,
     prepare=prepare,
     options={
-        "source": "folder with nyu_depth_v2_labeled.mat (and labels40.mat or classMapping40.mat, splits.mat)",
-        "size": "HEIGHTxWIDTH; default 480x640",
-        "workers": "processes that read; default: one a core",
-        "max_broken": "largest share of unreadable scenes; default 0.02",
+        "source": Option(
+            "folder with nyu_depth_v2_labeled.mat (and labels40.mat or classMapping40.mat, splits.mat)",
+            example="downloads/nyu",
+        ),
+        "size": Option("HEIGHTxWIDTH, both multiples of 32", default="480x640"),
+        "workers": WORKERS,
+        "max_broken": max_broken("scenes"),
     },
 )

@@ -21,6 +21,7 @@ from ..decode.faces import Faces
 from ..decode.sound import read_mono
 from ..decode.spectra import fit_length, mfcc, min_max, resample
 from ..decode.video import count_frames, evenly_spaced, read_frames
+from ..options import WORKERS, Option, max_broken
 from ..prepared.build import build
 from ..prepared.plan import SOURCES, Column, Item, Plan, Watcher
 from ..task import Task
@@ -147,9 +148,9 @@ TASK = Task(
     class_names=EMOTIONS,
     prepare=prepare,
     options={
-        "source": "folder with the unpacked speech archives of video and audio",
-        "faces": "auto, opencv or centre",
-        "workers": "processes that read; default: one a core",
-        "max_broken": "largest share of unreadable clips; default 0.02",
+        "source": Option("folder with the unpacked speech archives of video and audio", example="downloads/ravdess"),
+        "faces": Option("how faces are cropped", default="auto", choices=("auto", "opencv", "centre")),
+        "workers": WORKERS,
+        "max_broken": max_broken("clips"),
     },
 )
