@@ -98,6 +98,8 @@ def distill(
     target: str,
     *,
     test: Any = None,
+    label: str = "label",
+    names: Sequence[str] | None = None,
     out: str | Path = "runs/distill",
     settings: Mapping[str, Any] | None = None,
     ignore_index: int | None = None,
@@ -110,9 +112,11 @@ def distill(
     Args:
         student: maps the target modality's tensor to logits [B, C] or [B, C, H, W].
         teachers: what they see, and the submodules whose features get masks.
-        train, validation, test: `torch.utils.data.Dataset`s whose items are mappings of modality names and "label", or
-            prepared splits.
+        train, validation, test: data sets with a length and positions whose items are mappings of modality names and a
+            label, or tuples of them; see `DatasetSplit` for what labels and values may be. Or prepared splits.
         target: the modality that the student sees.
+        label: what items call their label.
+        names: of the places of items that are tuples, as in ("camera", "radar", "label").
         out: the run's folder; a second call with it continues.
         settings: recipe settings, for example {"distill": {"epochs": 20}, "batch_size": 128}.
         ignore_index: a label that doesn't count.
@@ -121,17 +125,24 @@ def distill(
         MstdistillError: anything the user can mend, in one line.
     """
     recipe = parse({"task": "custom", "target": target, **(settings or {})}, "settings")
+    screen = Screen(quiet)
+    wanted = [target, *(modality for teacher in teachers for modality in teacher.modalities)]
+    double = any(p.dtype == torch.float64 for p in student.parameters())
     splits: dict[str, Split] = {}
     for name, data in (("train", train), ("validation", validation), ("test", test)):
         if data is not None:
-            splits[name] = data if isinstance(data, Split) else DatasetSplit(data)
+            splits[name] = data if isinstance(data, Split) else DatasetSplit(
+                data, label, names=names, wanted=wanted, name=name, class_names=class_names, ignore=ignore_index,
+                dtype=torch.float64 if double else torch.float32,
+            )  # fmt: skip
+    for note in dict.fromkeys(note for split in splits.values() for note in getattr(split, "notes", ())):
+        screen.say(note)
     with _losing_in_words(Path(out)):
         run = recipe.run
         accelerator = start(recipe.precision, run.trackers, Path(out), recipe.tf32, run.timeout_seconds)
         sample, _ = splits["train"].fetch(np.arange(1), [target])
         task = Task("custom", "a user's own data", {}, _count_classes(student, sample[target]), None,
                     tuple(class_names), ignore_index)  # fmt: skip
-        screen = Screen(quiet)
         return _run(recipe, task, splits, student, teachers, Path(out), accelerator, screen, observe, None)
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+
+from .interpreting import speed_up
+from .roomy import Roomy
+from .rotation import Rotation
+from .timing import Timing
 
 if os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":  # told of a CPU, Accelerate drops DeepSpeed
     os.environ.setdefault("ACCELERATE_USE_CPU", "true")
@@ -27,6 +34,30 @@ Command = Callable[..., tuple[int, str, str]]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", default=str(Path(__file__).parent / "parity" / "golden"),
                      help="folder of golden numbers with a manifest.json")  # fmt: skip
+    parser.addoption("--part-of-commit", action="store_true",
+                     help="of the tests that take long, see rotation.py, this commit's part")  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Timing(), "timing")
+    config.pluginmanager.register(Roomy(), "roomy")
+    if config.getoption("--part-of-commit"):
+        config.pluginmanager.register(Rotation(config.rootpath), "rotation")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        speed_up()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _pools_fork() -> Iterator[None]:
+    """Data are prepared by as many processes as ever, which needn't each import torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        with suppress(ImportError):  # the GPU check has no package for data
+            from mstdistill.data.prepared import reading
+
+            from .ready import Context
+
+            patch.setattr(reading, "get_context", lambda method: Context())
+        yield
 
 
 @pytest.fixture
@@ -35,7 +66,21 @@ def triton_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MSTDISTILL_KERNELS", "triton")
 
 
+_walked = 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Each stage ends with a full garbage collection: what imports left needn't be walked every time."""
+    global _walked
+    if len(sys.modules) > _walked + 20:
+        gc.collect()
+        gc.freeze()
+        _walked = len(sys.modules)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)  # short ones last, to end together
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -5,6 +5,7 @@ To be imported before any work, in a process of its own: a forked OpenMP pool wo
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -20,6 +21,9 @@ import sklearn.metrics  # noqa: E402, F401
 import torch._dynamo  # noqa: E402  the optimisers load it at their first step, for seconds
 
 import mstdistill.pipeline  # noqa: E402, F401
+
+gc.collect()
+gc.freeze()  # each stage ends with a full garbage collection, which needn't walk what the imports left
 
 
 def fork(work: Callable[[], int]) -> int:

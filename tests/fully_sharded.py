@@ -40,6 +40,10 @@ def join(accelerator: Any, module: nn.Module, settings: Any, recorded: bool, bat
     return ByTorch(accelerator, module, settings)
 
 
-if __name__ == "__main__":
+def main() -> None:
     loop.join = join
     toy.main()
+
+
+if __name__ == "__main__":
+    main()

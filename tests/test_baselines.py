@@ -1,18 +1,16 @@
 """The comparison's methods: whole runs, resumption to the byte, several processes, and mistakes.
 
-In processes of its own (`python -m tests.test_baselines OUT BATCH METHOD`) it trains a method on the toy task.
+In processes of its own (`main` with OUT BATCH METHOD) it trains a method on the toy task.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import re
 import shlex
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from mstdistill.errors import ConfigError
 from mstdistill.methods import BASELINES, find_method
 from mstdistill.methods.baseline import Baseline, options_of
 
+from . import ready
 from .conftest import MLP
 from .test_shapes import Dense, dense_split
 from .toy import SETTINGS, merged, networks, run
@@ -46,14 +45,6 @@ def settings(method: str, **changes: Any) -> dict[str, Any]:
 
 def results(folder: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in folder.glob("*/result.safetensors")}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_collections() -> Iterator[None]:
-    """Each stage ends with a full garbage collection; what the imports left needn't be walked every time."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 # whole runs
@@ -191,16 +182,10 @@ def train_wide(out: Path, batch: int, method: str) -> None:
 def test_two_processes_equal_one_of_a_wide_batch(tmp_path: Path) -> None:
     """Teachers, hints, students and CRD's memories within 2e-5 after every stage; FitNets' last stage is KD itself."""
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    methods, started = ("crd", "fitnets"), []
-    for number, method in enumerate(methods):
-        port = str(29500 + os.getpid() % 2000 + 11 + number)
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port,
-                   "-m", "tests.test_baselines", str(tmp_path / f"two-{method}"), "8", method]  # fmt: skip
-        started.append(subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True))
+    for method in ("crd", "fitnets"):
         train_wide(tmp_path / f"one-{method}", 16, method)
-    for method, process in zip(methods, started, strict=True):
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors[-3000:]
+        done = ready.run("tests.test_baselines", tmp_path / f"two-{method}", 8, method, ranks=2, env=env)
+        assert done.returncode == 0, done.stderr[-3000:]
         for stage in results(tmp_path / f"one-{method}"):
             one, two = (load_file(tmp_path / f"{n}-{method}" / stage / "result.safetensors") for n in ("one", "two"))
             assert one.keys() == two.keys()
@@ -281,5 +266,5 @@ def test_methods_are_found_by_name() -> None:
     assert all(callable(find_method(name)) for name in BASELINES)
 
 
-if __name__ == "__main__":
+def main() -> None:
     train_wide(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from mstdistill import MstdistillError, Student, Teacher, distill
 from mstdistill.config import Decay, OptimSettings
+from mstdistill.data.feeding.loader import Loader
 from mstdistill.engine.checkpoint import optimizer_tensors, restore_optimizer
 from mstdistill.engine.loop import Trainer
 from mstdistill.engine.optimizer import build_optimizer
@@ -244,6 +246,17 @@ def test_background_processes_are_started_once(tmp_path: Path, monkeypatch: pyte
         started.append(0)
         run(tmp_path / str(epochs), data={"workers": 1}, distill={"epochs": epochs}, alone={"enabled": False})
     assert started[0] == started[1] > 0
+
+
+def test_background_processes_end_with_their_loader() -> None:
+    """At once, and without a garbage collection, which would close their pipes before they are told."""
+    before = set(active_children())
+    loader = Loader(make_split(12), ["m1"], 4, workers=1)
+    assert len(list(loader.epoch())) == 3
+    (process,) = set(active_children()) - before
+    del loader
+    assert not process.is_alive()
+    assert process.exitcode == 0
 
 
 def test_moments_lie_in_memory_as_their_parameters() -> None:

@@ -27,6 +27,7 @@ from mstdistill.engine.progress import Screen
 from mstdistill.errors import ConfigError, Interrupted
 from mstdistill.methods import find_method
 from mstdistill.suite import claims
+from mstdistill.suite import run as run_module
 from mstdistill.suite.plan import Cell, Grid, load_suite, plan, records, save_suite, suite_names
 from mstdistill.suite.run import Worker, run_suite
 from mstdistill.suite.sharing import Busy, borrow, lend, shareable, sharing
@@ -34,6 +35,7 @@ from mstdistill.suite.stats import Comparison, holm, paired, ranks, spread
 from mstdistill.suite.tables import judge, latex, markdown, save
 
 from .conftest import Command, refused
+from .ready import Program
 
 SHORT = ["distill.epochs=1", "cotrain.epochs=1", "specialise.epochs=1", "baseline.teacher_epochs=1"]
 
@@ -125,10 +127,10 @@ def test_of_many_that_race_one_wins(dead: bool, tmp_path: Path) -> None:
 
 def test_a_claim_lives_as_long_as_its_worker(tmp_path: Path) -> None:
     path, lost = tmp_path / "claim", []
-    claim = claims.take(path, lambda: lost.append(1), stale=2.0, beat=0.1)
+    claim = claims.take(path, lambda: lost.append(1), stale=1.0, beat=0.05)
     assert claim is not None
-    time.sleep(2.5)
-    assert claims.take(path, lambda: None, stale=2.0) is None  # it was touched
+    time.sleep(1.3)
+    assert claims.take(path, lambda: None, stale=1.0) is None  # it was touched
     path.write_text(json.dumps({"token": "another", "host": "elsewhere", "pid": 1}))
     limit = time.monotonic() + 20.0
     while not lost and time.monotonic() < limit:
@@ -180,7 +182,7 @@ def fake_run(cell: Cell, folder: Path) -> dict[str, Any]:
     log = folder / "log"
     with log.open("a") as file:
         file.write(f"{cell.key}\n")
-    time.sleep(0.25)
+    time.sleep(0.06)
     return record(int(cell.key[:6], 16) / 16**6)
 
 
@@ -188,7 +190,8 @@ def _fake_worker(grid: Grid, folder: Path) -> None:
     Worker(grid, folder, fake_run, lambda _: None).work()
 
 
-def test_killed_workers_change_no_figure(tmp_path: Path) -> None:
+def test_killed_workers_change_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "POLL_SECONDS", 0.1)
     suite = write_suite(tmp_path, seeds=list(range(8)))
     grid = plan(load_suite(str(suite)))
     (tmp_path / "one").mkdir()
@@ -205,7 +208,7 @@ def test_killed_workers_change_no_figure(tmp_path: Path) -> None:
     workers, kills = [start() for _ in range(3)], 0
     rng = np.random.default_rng(0)
     while len(records(grid, shared)) < len(grid.cells):
-        time.sleep(float(rng.uniform(0.2, 0.5)))
+        time.sleep(float(rng.uniform(0.05, 0.12)))
         victim = workers[int(rng.integers(3))]
         if victim.is_alive() and kills < 8:
             os.kill(victim.pid, signal.SIGKILL)
@@ -247,11 +250,11 @@ def test_a_suite_from_the_command_line(tmp_path: Path, command: Command) -> None
     assert command("report", tmp_path / "one")[0] == 0
     assert "average" in (tmp_path / "one" / "report.html").read_text()
     words = ["reproduce", str(suite), "--out", str(tmp_path / "two"), "--worker"]
-    killed = subprocess.Popen([sys.executable, "-m", "mstdistill", *words], stdout=subprocess.DEVNULL)
+    killed = Program("mstdistill.cli", *words)
     while not list((tmp_path / "two").glob("cells/*/run/binding.json")):
         time.sleep(0.05)
         assert killed.poll() is None
-    killed.kill()
+    killed.send_signal(signal.SIGKILL)
     run_suite(grid, tmp_path / "two", 2, words, Screen(quiet=True))
     figures = [
         {k: {m: c["values"] for m, c in v["methods"].items()} for k, v in enumerate(json.loads(
@@ -339,26 +342,16 @@ def test_a_worker_that_is_asked_to_stop_gives_its_cell_back(grid: Grid, tmp_path
 def test_workers_end_with_the_command_that_started_them(tmp_path: Path) -> None:
     """SIGTERM, as a scheduler sends it: nothing goes on, nothing is recorded, and the same command goes on."""
     suite = write_suite(tmp_path, seeds=[0], overrides=["distill.epochs=50000", "cotrain.epochs=1",
-                        "specialise.epochs=1", "baseline.teacher_epochs=1"])  # fmt: skip
-    words = [
-        sys.executable,
-        "-m",
-        "mstdistill",
-        "reproduce",
-        str(suite),
-        "--out",
-        str(tmp_path / "out"),
-        "--workers",
-        "2",
-    ]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                        "specialise.epochs=1", "baseline.teacher_epochs=1", "run.checkpoint_seconds=1"])  # fmt: skip
+    process = Program("mstdistill.cli", "reproduce", suite, "--out", tmp_path / "out", "--workers", 2)
     while len(list((tmp_path / "out").glob("cells/*/run/distill"))) < 2:
         time.sleep(0.1)
         assert process.poll() is None
     pids = [json.loads(path.read_text())["pid"] for path in (tmp_path / "out").glob("cells/*/claim")]
-    process.terminate()
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    process.send_signal(signal.SIGTERM)
+    done = process.wait(60.0)
+    err = done.stderr
+    assert done.returncode == 130
     assert "the same command goes on" in err
     assert "Traceback" not in err
     assert len(pids) == 2

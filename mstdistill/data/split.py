@@ -68,6 +68,12 @@ def reader(split: Split) -> Callable[[np.ndarray, Sequence[str]], tuple[dict[str
     return split.stored if isinstance(split, Stored) else split.fetch
 
 
+def called(split: Split, position: int) -> str:
+    """How a person finds an instance: a file or a key where the split knows one, else its number."""
+    known: Callable[[int], str] | None = getattr(split, "called_at", None)
+    return known(position) if known is not None else f"instance {position}"
+
+
 class Subset:
     """Some instances of a split, renumbered from 0."""
 
@@ -80,6 +86,10 @@ class Subset:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def called_at(self, position: int) -> str:
+        """See `called`."""
+        return called(self.split, int(self.index[position]))
 
     @property
     def scales(self) -> Mapping[str, Scale]:

@@ -22,7 +22,8 @@ class Screen:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        # what users wrote, class names and paths, is shown as it is
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self.quiet = quiet
 
     def say(self, text: Any = "") -> None:
@@ -37,8 +38,9 @@ class Screen:
             yield Bar(title, total, done)
         elif self.console.is_terminal:
             columns = (
-                TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+                TextColumn("{task.description:<12}", markup=False), BarColumn(), MofNCompleteColumn(),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
             )  # fmt: skip
             with Progress(*columns, console=self.console, transient=True) as progress:
                 number = progress.add_task(title, total=total, completed=done, note="")

@@ -230,6 +230,7 @@ def latex(found: Findings) -> str:
 def shown(found: Findings) -> Any:
     """The first table, for the terminal."""
     from rich.table import Table
+    from rich.text import Text
 
     header, rows, bold = figures_grid(found)
     suite = found.grid.suite
@@ -238,5 +239,5 @@ def shown(found: Findings) -> Any:
     for number, name in enumerate(header):
         table.add_column(name, justify="right" if number else "left")
     for row, marks in zip(rows, bold, strict=True):
-        table.add_row(*(f"[bold]{x}[/bold]" if b else x for x, b in zip(row, marks, strict=True)))
+        table.add_row(*(Text(x, style="bold") if b else x for x, b in zip(row, marks, strict=True)))
     return table

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -23,15 +21,18 @@ from mstdistill.engine.fully_sharded import FullyShardedJoined
 from mstdistill.engine.joined import Joined
 from mstdistill.engine.twin import TwinJoined
 from mstdistill.engine.zero import ZeroJoined
+from tests import ready
+from tests.test_launch_configs import what_trainers_see
 
-from .table import Launch, agrees, cell
-from .test_ranks import ROOT, STAGES, launch
+from .table import WHOLE, agrees, cell
+from .test_ranks import STAGES, launch
+
+ROOT = Path(__file__).parents[2]
 
 
-def zero(
-    stage: int, processes: int, out: Path, *settings: str, program: Sequence[str] = ("-m", "tests.toy")
-) -> subprocess.CompletedProcess[str]:
-    """The toy run under Accelerate and DeepSpeed, as a user starts it."""
+def zero(stage: int, processes: int, out: Path, *settings: str, module: str = "tests.toy",
+         seconds: float = 600.0) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """The toy run under DeepSpeed, told what Accelerate's launcher tells."""
     out.parent.mkdir(parents=True, exist_ok=True)
     config = out.parent / f"zero{stage}.yaml"
     config.write_text(yaml.safe_dump({
@@ -40,31 +41,24 @@ def zero(
         "deepspeed_config": {"zero_stage": stage, "gradient_accumulation_steps": 1, "zero3_init_flag": False,
                              "offload_optimizer_device": "none", "offload_param_device": "none"},
     }))  # fmt: skip
-    env = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
+    env = {key: value for key, value in what_trainers_see(config).items() if key != "ACCELERATE_USE_CPU"}
     env |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port",
-               str(29500 + os.getpid() % 2000 + 40 + stage), *program, str(out), *settings]  # fmt: skip
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
-
-
-WHOLE = """
-import sys
-from transformers import BertConfig, BertModel
-from mstdistill.engine.launch import start
-
-start()
-config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=20)
-BertModel(config).save_pretrained(sys.argv[1])
-model = BertModel.from_pretrained(sys.argv[1])
-assert all(p.numel() for p in model.parameters()), "a teacher in shards"
-"""
+    return ready.run(module, out, *settings, ranks=processes, env=env, seconds=seconds)
 
 
 def sharded(processes: int, out: Path, *settings: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port",
-               str(29500 + os.getpid() % 2000 + 60), "-m", "tests.fully_sharded", str(out), *settings]  # fmt: skip
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    return ready.run("tests.fully_sharded", out, *settings, ranks=processes, env=env)
+
+
+def columns_of(names: str, out: Path, processes: int, *engine: str) -> Path:
+    """Columns of the table, trained on so many processes."""
+    out.mkdir()
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = ready.run("tests.distributed.program", out, WHOLE // processes, 1, names, *engine,
+                     ranks=processes if processes > 1 else 0, env=env, seconds=600.0)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
 
 
 def far(one: Path, other: Path) -> dict[str, float]:
@@ -77,11 +71,6 @@ def far(one: Path, other: Path) -> dict[str, float]:
     return found
 
 
-needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None, reason="DeepSpeed builds an operator for CPUs with g++"
-)
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process, batches of 16: 75 instances, the last step short."""
@@ -91,7 +80,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@needs_compiler
 @pytest.mark.distributed
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_zero_equals_one_process(stage: int, alone: Path, tmp_path: Path) -> None:
@@ -102,12 +90,10 @@ def test_zero_equals_one_process(stage: int, alone: Path, tmp_path: Path) -> Non
     assert max(far(alone, out).values()) <= 2e-5
 
 
-@needs_compiler
 @pytest.mark.distributed
 def test_hub_models_are_whole_under_zero3(tmp_path: Path) -> None:
     """Accelerate tells transformers of ZeRO-3, which then builds empty weights."""
-    (tmp_path / "whole.py").write_text(WHOLE)
-    done = zero(3, 1, tmp_path / "model", program=[str(tmp_path / "whole.py")])
+    done = zero(3, 1, tmp_path / "model", module="tests.distributed.hub_model")
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -144,17 +130,9 @@ def test_engines_equal_a_plain_process_on_a_gpu(config: str, tmp_path: Path) -> 
 def test_relations_batch_norms_and_live_teachers_are_of_the_whole_batch(tmp_path: Path) -> None:
     """What looks beyond an instance looks at all processes' ones; `python -m tests.distributed.table` has the rest."""
     columns = "live,maps,c2kd,dist,mgdfr,mlld,rkd"
-    folders = {}
-    for number in (1, 2):
-        launch_of = Launch(str(number), number)
-        out = tmp_path / launch_of.name
-        out.mkdir()
-        done = subprocess.run(launch_of.command(out, columns), cwd=ROOT, env=launch_of.environment(),
-                              capture_output=True, text=True, timeout=600)  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        folders[number] = out
+    one, two = (columns_of(columns, tmp_path / str(number), number) for number in (1, 2))
     for row in ("live teachers", "maps and batch norm", *columns.split(",")[2:]):
-        value = cell(row, folders[1], folders[2])
+        value = cell(row, one, two)
         assert agrees(row, value), f"{row}: {value}"
 
 
@@ -169,18 +147,11 @@ def test_fully_sharded_equals_one_process(alone: Path, tmp_path: Path) -> None:
 @pytest.mark.distributed
 def test_fully_sharded_learns_from_features_inside_of_a_unit(tmp_path: Path) -> None:
     """FitNets' hints don't read the student's logits, whose gradient would gather the weights again."""
-    folders = []
-    for launch_of in (Launch("one"), Launch("two", 2, fsdp2=True)):
-        out = tmp_path / launch_of.name
-        done = subprocess.run(launch_of.command(out, "fitnets"), cwd=ROOT, env=launch_of.environment(),
-                              capture_output=True, text=True, timeout=300)  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        folders.append(out)
-    value = cell("fitnets", *folders)
+    one, two = columns_of("fitnets", tmp_path / "one", 1), columns_of("fitnets", tmp_path / "two", 2, "fsdp2")
+    value = cell("fitnets", one, two)
     assert agrees("fitnets", value), value
 
 
-@needs_compiler
 @pytest.mark.distributed
 def test_a_run_goes_on_under_another_engine_and_number_of_processes(alone: Path, tmp_path: Path) -> None:
     """Dies in stage 1 alone, in stage 3 under ZeRO-2, is finished by FSDP2 on two: no step is lost or done twice."""

@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[2]
+from tests import ready
+
 STAGES = ("cotrain", "specialise", "distill", "alone")
 
 
 def launch(processes: int, out: Path, *settings: str) -> subprocess.CompletedProcess[str]:
     """The toy run on so many processes; how launchers start them is for the tests of nodes and of launch configs."""
-    command = [sys.executable, "-m", "tests.distributed.forked", str(processes), str(out), *settings]
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    return ready.run("tests.toy", out, *settings, ranks=processes if processes > 1 else 0, env=env)
 
 
 @pytest.mark.distributed
@@ -60,8 +59,7 @@ def test_processes_of_a_batch_equal_one_of_a_wide_batch(processes: int, extra: t
 def test_a_broken_promise_is_refused(tmp_path: Path) -> None:
     """Two processes announced, no rendezvous: without the check each would train a model of its own."""
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "ACCELERATE_USE_FSDP": "true"}
-    done = subprocess.run([sys.executable, "-m", "tests.toy", str(tmp_path / "r")], cwd=ROOT, env=env,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    done = ready.run("tests.toy", tmp_path / "r", env=env)
     assert done.returncode == 2
     assert "asks for FSDP" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr

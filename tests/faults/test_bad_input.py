@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +17,9 @@ from safetensors.torch import load_file
 from mstdistill.data.prepared import store
 from tests.conftest import Command, refused
 from tests.publishers import write_idx
+from tests.ready import Program, run
+
+CLI = "mstdistill.cli"
 
 FAST = ["cotrain.epochs=1", "specialise.epochs=1", "distill.epochs=2", "batch_size=16", "run.trackers=[]",
         "run.checkpoint_seconds=0", "alone.epochs=1"]  # fmt: skip
@@ -165,21 +165,16 @@ def test_run_folder_of_another_config(command: Command, data: Path, tmp_path: Pa
     assert command(*base, "run.stop_after=specialise", "run.keep_checkpoints=5")[0] == 0  # these may change
 
 
-def start(*words: object, **kwargs: object) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "mstdistill", *map(str, words)], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, **kwargs)  # type: ignore[call-overload]  # fmt: skip
-
-
 def interrupted_run(data: Path, out: Path, *extra: str, signals: Sequence[int] = (signal.SIGINT,)) -> tuple[int, str]:
     """Signals in the middle of stage 1; the run's exit code and message."""
-    run = start("train", "av-digits", f"data.dir={data}", *FAST[1:], "cotrain.epochs=400", *extra, "--out", out)
+    job = Program(CLI, "train", "av-digits", f"data.dir={data}", *FAST[1:], "cotrain.epochs=400", *extra, "--out", out)
     deadline = time.monotonic() + 90
     while not list((out / "cotrain" / "checkpoints").glob("0*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     for number in signals:
-        run.send_signal(number)
-    _, err = run.communicate(timeout=60)
-    return run.returncode, err
+        job.send_signal(number)
+    done = job.wait(60)
+    return done.returncode, done.stderr
 
 
 @pytest.mark.slow
@@ -213,15 +208,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_damage_is_passed_over(
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
     words = ["train", "av-digits", f"data.dir={data}", *FAST[1:], "cotrain.epochs=400", "--out", out]
-    going = start(*words)
-    shown = ""
-    assert going.stdout is not None
-    for line in going.stdout:
-        shown += line
-        if "continues at" in line:
-            break
-    going.kill()
-    going.wait()
+    going = Program(CLI, *words)
+    while "continues at" not in going.said():
+        assert going.poll() is None, going.complained()
+        time.sleep(0.02)
+    going.send_signal(signal.SIGKILL)
+    shown = going.wait().stdout
     assert shown.count("is damaged") == 2, shown
     assert "using the last good one before it" in shown
     epoch = int(kept[0].name) // 1_000_000
@@ -232,23 +224,14 @@ def test_disk_full_while_saving(data: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk: the kernel refuses the write in the same place."""
     out = tmp_path / "r"
     words = ["train", "av-digits", f"data.dir={data}", *FAST]
-    ready = start(*words, "run.stop_after=cotrain", "--out", out)
-    assert ready.communicate(timeout=120)[0] is not None
-    assert ready.returncode == 0
+    assert run(CLI, *words, "run.stop_after=cotrain", "--out", out).returncode == 0
     before = (out / "cotrain" / "result.safetensors").read_bytes()
 
-    def small_files() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
-    run = start(*words, "--out", out, preexec_fn=small_files)
-    _, err = run.communicate(timeout=120)
-    refused((run.returncode, "", err), "disk full while saving", "specialise", "nothing was lost")
+    full = run(CLI, *words, "--out", out, file_bytes=200_000)
+    refused((full.returncode, "", full.stderr), "disk full while saving", "specialise", "nothing was lost")
     assert (out / "cotrain" / "result.safetensors").read_bytes() == before
     assert not list((out / "specialise").rglob("*.tmp"))
-    again = start(*words, "--out", out)
-    assert again.communicate(timeout=120)[0] is not None
-    assert again.returncode == 0
+    assert run(CLI, *words, "--out", out).returncode == 0
     assert (out / "summary.md").exists()
 
 

@@ -11,8 +11,6 @@ import numpy as np
 
 # Instances of a split that are compared with one another; more would take memory without end.
 SAMPLED = 20_000
-# Above this share of unreadable instances preparing stops (see `build`).
-_BROKEN = 0.02
 _QUIET = 1e-4
 
 
@@ -123,38 +121,71 @@ class ColumnFindings:
         return found | ({"sample_rates": {str(k): n for k, n in self.rates.items()}} if self.rates else {})
 
 
+class Rows:
+    """How many labelled rows there are, and how many of them can't be used.
+
+    Attributes:
+        limit: the share that may be unusable and is left out then.
+    """
+
+    def __init__(self) -> None:
+        self.seen = self.unusable = 0
+        self.limit = 0.0
+        self.examples: list[str] = []
+
+    def count(self, troubles: Sequence[str]) -> None:
+        """One more row, with what is wrong with it."""
+        self.seen += 1
+        self.unusable += bool(troubles)
+        self.examples += troubles[: max(0, 5 - len(self.examples))]
+
+    @property
+    def too_many(self) -> bool:
+        """Whether more are unusable than may be."""
+        return self.unusable > self.limit * self.seen
+
+    def figures(self) -> dict[str, Any]:
+        """Everything counted."""
+        return {"labelled": self.seen, "unusable": self.unusable, "limit": self.limit, "examples": self.examples}
+
+
 class LabelFindings:
-    """The classes' counts."""
+    """The classes' counts: instances, or pixels where labels are maps.
+
+    Attributes:
+        containing: class -> instances that hold it.
+    """
 
     def __init__(self, names: Sequence[str], ignore: Sequence[int], most: int) -> None:
         self.names, self.ignore, self.most = tuple(names), set(ignore), most
         self.counts: dict[str, Counter[Any]] = {}
+        self.containing: Counter[Any] = Counter()
         self.missing = 0
         self.wrong: list[str] = []
         self.dense = False
 
     def add(self, split: str, label: Any) -> None:
-        """Count an instance's label: a number, a word, or a map of numbers."""
+        """Count an instance's label: a number, or a map of numbers."""
         counts = self.counts.setdefault(split, Counter())
         if label is None:
             self.missing += 1
             return
         array = np.asarray(label)
-        if array.ndim and array.size != 1:
-            self.dense = True
-        if array.dtype.kind == "f" or array.dtype == object:
+        self.dense = self.dense or array.ndim > 0
+        if array.dtype.kind not in "iub":
             self._note(f"{str(label)[:40]} is no class: whole numbers or words are wanted")
             return
         values, many = np.unique(array, return_counts=True)
         for value, count in zip(values.tolist(), many.tolist(), strict=True):
             if value in self.ignore:
                 continue
-            if value == -1:
+            if value == -1 and not array.ndim:
                 self.missing += 1
-            elif self.names and isinstance(value, int) and not 0 <= value < len(self.names):
-                self._note(f"label {value} is out of range: there are {len(self.names)} classes")
+            elif value < 0 or (self.names and value >= len(self.names)):
+                self._note(f"label {value} is out of range: there are {len(self.names) or 'no such'} classes")
             elif len(counts) < self.most or value in counts:
                 counts[value] += count
+                self.containing[value] += 1
 
     def _note(self, text: str) -> None:
         if text not in self.wrong and len(self.wrong) < 5:
@@ -176,45 +207,51 @@ class LabelFindings:
     def figures(self) -> dict[str, Any]:
         """Everything counted."""
         totals = self.totals()
-        words = any(isinstance(value, str) for value in totals)
         return {
-            "classes": {self.title(value): totals[value] for value in sorted(totals, key=str if words else None)},
+            "classes": {self.title(value): totals[value] for value in sorted(totals)},
             "by_split": {split: {self.title(v): n for v, n in counts.items()} for split, counts in self.counts.items()},
             "imbalance": self.imbalance(), "missing": self.missing, "maps": self.dense,
+            "unit": "pixels" if self.dense else "instances",
+            "containing": {self.title(v): self.containing[v] for v in sorted(self.containing)},
         }  # fmt: skip
 
 
 def judge(
-    counts: Mapping[str, int], columns: Sequence[ColumnFindings], labels: LabelFindings
+    counts: Mapping[str, int], columns: Sequence[ColumnFindings], labels: LabelFindings, rows: Rows
 ) -> tuple[list[str], list[str]]:
     """What is wrong and what is odd, in plain words."""
-    wrong, odd = [], []
+    wrong: list[str] = []
+    odd: list[str] = []
     total = sum(counts.values())
     if total < 5:
-        wrong.append(f"{total} instances are too few to train, validate and test")
+        odd.append(f"{total} instances are few to train, validate and test")
     if not columns:
         wrong.append("no column holds pictures, sounds, texts or arrays")
     elif len(columns) == 1:
         odd.append(f"there is one modality, {columns[0].name}: teachers should see another one than the student")
+    if rows.unusable:
+        share = f"{rows.unusable:,} of {rows.seen:,} instances can't be used"
+        if rows.too_many:
+            wrong.append(f"{share}, more than {rows.limit:g} of them (the first: {rows.examples[0]})")
+        else:
+            odd.append(f"{share} and are left out (the first: {rows.examples[0]})")
     for column in columns:
-        _judge_column(column, wrong, odd)
+        _judge_column(column, wrong if rows.too_many else odd, odd)
     _judge_labels(labels, total, wrong, odd)
     return wrong, odd
 
 
-def _judge_column(column: ColumnFindings, wrong: list[str], odd: list[str]) -> None:
+def _judge_column(column: ColumnFindings, faults: list[str], odd: list[str]) -> None:
     name, count = column.name, max(column.count, 1)
-    unreadable = column.broken_count + column.missing
-    if unreadable:
+    if column.broken_count + column.missing:
         text = f"{name}: {column.missing:,} missing and {column.broken_count:,} unreadable of {count:,}"
-        text += f" (the first: {column.broken[0]})" if column.broken else ""
-        (wrong if unreadable > _BROKEN * count else odd).append(text)
+        faults.append(text + (f" (the first: {column.broken[0]})" if column.broken else ""))
     if column.nan or column.inf:
-        wrong.append(f"{name}: {column.nan:,} instances hold NaN and {column.inf:,} Inf; mend or drop them")
+        faults.append(f"{name}: {column.nan:,} instances hold NaN and {column.inf:,} Inf; mend or drop them")
     if column.varies and column.kind == "array":
         sizes = f"shapes vary from {list(column.smallest)} to {list(column.largest)}"
         sizes = sizes if len(column.ranks) == 1 else f"numbers of dimensions differ, {sorted(column.ranks)}"
-        wrong.append(f"{name}: {sizes}; pad or crop them to one")
+        faults.append(f"{name}: {sizes}; pad or crop them to one")
     elif column.varies and column.kind == "image":
         odd.append(f"{name}: sizes vary; a model with a processor brings them to one, a registered backbone doesn't")
     if column.empty:
@@ -235,11 +272,10 @@ def _judge_labels(labels: LabelFindings, total: int, wrong: list[str], odd: list
     wrong += labels.wrong
     totals = labels.totals()
     if len(totals) < 2 and not labels.wrong:
-        wrong.append(f"the label column holds {len(totals)} class(es); at least two are wanted")
+        (odd if totals else wrong).append(f"the label column holds {len(totals)} class(es); at least two are wanted")
         return
-    if len(totals) > 20 and len(totals) > total / 2:
-        wrong.append(f"the label column holds {len(totals):,} different values in {total:,} instances: is it an id?")
-        return
+    if len(totals) > 20 and len(totals) > total / 2 and not labels.dense:
+        odd.append(f"the label column holds {len(totals):,} different values in {total:,} instances: is it an id?")
     if labels.missing:
         odd.append(f"{labels.missing:,} instances have no label; they are left out")
     present = {labels.title(value) for value in totals}
@@ -250,9 +286,9 @@ def _judge_labels(labels: LabelFindings, total: int, wrong: list[str], odd: list
         lost = [labels.title(value) for value in totals if value not in counts]
         if lost and counts and len(labels.counts) > 1:
             odd.append(f"{split} lacks {len(lost)} of {len(totals)} classes: {', '.join(lost[:5])}")
-    rare = [labels.title(value) for value, count in totals.items() if count < 5]
+    rare = [labels.title(value) for value, count in labels.containing.items() if count < 5]
     if rare:
-        odd.append(f"{len(rare)} classes have fewer than 5 instances: {', '.join(rare[:5])}")
+        odd.append(f"{len(rare)} classes are in fewer than 5 instances: {', '.join(rare[:5])}")
     if (labels.imbalance() or 1) > 20:
         odd.append(f"the commonest class is {labels.imbalance():.0f} times as frequent as the rarest: look at F1 and "
                    "average accuracy, not at accuracy")  # fmt: skip

@@ -1,13 +1,14 @@
 """Looking a data set over before anything is trained: every instance once, in constant memory.
 
-`check` takes a prepared folder, a `datasets` folder, a file, `hub:org/name`, or any torch data set whose items are
-mappings; it gives figures, what is wrong and what is odd, in plain words.
+`check` takes a prepared folder, a `datasets` folder, a file, `hub:org/name`, or data sets in Python; it gives figures,
+what is wrong and what is odd, in plain words. Rows come through the same door as in training and are judged by the same
+rules: what it calls usable can be trained on.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,16 @@ import numpy as np
 
 from ...config import DataSettings
 from ...errors import DataError
-from ..decode.value import decode
-from ..prepared.store import PreparedSplit, read_card
-from ..sources.opening import HUB, download_prepared, open_raw
-from ..sources.own import MOST_CLASSES, choose_columns, named_splits, undecoded
-from ..sources.registry import tasks
-from ..task import Task
-from .findings import ColumnFindings, LabelFindings, judge
-
-# An instance: its values by modality (an error instead of a value that can't be read) and its label.
-Row = tuple[dict[str, Any], Any]
+from ..instance import attempted, decoded, unfit
+from ..prepared.cut import check_counts, protocol_rows, publisher_rows
+from ..prepared.store import CARD
+from ..source import Source
+from ..sources.folder import PreparedSource
+from ..sources.labels import MOST_CLASSES
+from ..sources.opening import HUB, download_prepared
+from ..sources.own import OwnData, open_own
+from ..sources.python import DatasetSplit
+from .findings import ColumnFindings, LabelFindings, Rows, judge
 
 
 @dataclass
@@ -58,150 +59,144 @@ class Report:
 
         from .tables import report_tables
 
-        console = Console(width=110)
+        console = Console(width=110, markup=False, emoji=False)
         with console.capture() as shown:
             for table in report_tables(self):
                 console.print(table)
         return shown.get()
 
 
-@dataclass
-class _Source:
-    """Instances to look at: splits as iterators of rows, kinds by modality, class names where they are known."""
-
-    name: str
-    kinds: dict[str, str]
-    splits: dict[str, Iterator[Row]]
-    classes: tuple[str, ...] = ()
-    ignore: tuple[int, ...] = ()
-
-
-def check(data: Any, label: str = "label", *, rows: int | None = None) -> Report:
+def check(
+    data: Any,
+    label: str = "label",
+    *,
+    rows: int | None = None,
+    columns: Mapping[str, str] | None = None,
+    names: Sequence[str] | None = None,
+    max_broken: float = 0.02,
+) -> Report:
     """Look a data set over.
 
     Args:
-        data: a folder, a file, `hub:org/name`, a torch data set of mappings, or several of them by split name.
+        data: a folder, a file, `hub:org/name`, a data set in Python, or several of them by split name.
         label: the column of the classes.
         rows: look at this many of each split; None: at all.
+        columns: of raw data: modality -> column; None: every usable column under its own name.
+        names: of the places of a tuple, for data sets in Python.
+        max_broken: of raw data: share of instances that may be unreadable, as in `data.max_broken`.
 
     Raises:
         DataError: nothing there, or nothing that can be read as data.
     """
-    source = _located(str(data), label) if isinstance(data, (str, Path)) else _in_memory(data, label)
-    columns = {name: ColumnFindings(name, kind) for name, kind in source.kinds.items()}
-    labels = LabelFindings(source.classes, source.ignore, MOST_CLASSES)
-    counts: dict[str, int] = {}
-    for split, instances in source.splits.items():
-        counts[split] = 0
-        for values, target in instances:
-            if rows is not None and counts[split] >= rows:
-                break
-            counts[split] += 1
-            for name, found in columns.items():
-                found.add(split, values.get(name))
-            labels.add(split, target)
-    figures = {
-        "data": source.name,
-        "splits": counts,
-        "modalities": {name: found.figures() for name, found in columns.items()},
-        "label": labels.figures(),
-    }
-    wrong, odd = judge(counts, list(columns.values()), labels)
-    return Report(figures, wrong, odd)
+    if isinstance(data, (str, Path)):
+        settings = DataSettings(dir=str(data), label=label, columns=dict(columns) if columns else None,
+                                max_broken=max_broken)  # fmt: skip
+        sources: list[Source] = [_located(settings)]
+        called = str(data)
+    else:
+        parts = data if isinstance(data, Mapping) and not hasattr(data, "column_names") else {"data": data}
+        if not parts:
+            raise DataError("check: no data set was given")
+        sources = [DatasetSplit(part, label, names=names, name=str(name)) for name, part in parts.items()]
+        called = "data set"
+    return _Looking(sources, called).over(rows)
 
 
-def _located(location: str, label: str) -> _Source:
-    path = Path(location).expanduser()
+def _located(settings: DataSettings) -> Source:
+    location = str(settings.dir)
     if location.startswith(HUB):
         try:
-            return _prepared(download_prepared(location))
+            return PreparedSource(download_prepared(location))
         except DataError:
-            return _raw(location, label)
-    return _prepared(path) if (path / "card.json").exists() else _raw(location, label)
+            return open_own(settings)
+    path = Path(location).expanduser()
+    return PreparedSource(path) if (path / CARD).exists() else open_own(settings)
 
 
-def _raw(location: str, label: str) -> _Source:
-    raw = open_raw(location)
-    raw, _ = named_splits(raw, location)
-    columns, kinds = choose_columns(raw, DataSettings(label=label), location)
-    first = next(iter(raw.splits.values()))
-    names = tuple(getattr((first.features or {}).get(label), "names", None) or ())
+class _Looking:
+    """Every row of some sources, looked at once."""
 
-    def instances(split: str) -> Iterator[Row]:
-        wanted = undecoded(raw.splits[split]).select_columns([*columns, label])
-        for number, row in enumerate(wanted):
-            values: dict[str, Any] = {}
-            for modality, column in columns.items():
-                try:
-                    where = f"{column} of {split}/{number}"
-                    values[modality] = None if row[column] is None else decode(kinds[modality], row[column], where)
-                except DataError as error:
-                    values[modality] = error
-            yield values, row[label]
+    def __init__(self, sources: Sequence[Source], called: str) -> None:
+        self.sources, self.called = sources, called
+        labels = sources[0].labels
+        names = labels.names or tuple(map(str, range(labels.count or 0)))
+        self.labels = LabelFindings(names, () if labels.ignore is None else (labels.ignore,), MOST_CLASSES)
+        self.columns = {
+            name: ColumnFindings(name, modality.kind) for one in sources for name, modality in one.modalities.items()
+        }
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.rows = Rows()
+        self.unusable: set[tuple[str, int]] = set()
 
-    return _Source(location, kinds, {split: instances(split) for split in raw.splits}, names)
+    def over(self, most: int | None) -> Report:
+        """The report, after at most so many rows of each split."""
+        counts: dict[str, int] = {}
+        for source in self.sources:
+            for split, rows in source.splits.items():
+                counts[split] = rows if most is None else min(rows, most)
+                for position in range(counts[split]):
+                    self._look(source, split, position)
+        self.rows.limit = min(float(getattr(source, "max_broken", 0.0)) for source in self.sources)
+        wrong, odd = judge(counts, list(self.columns.values()), self.labels, self.rows)
+        if not wrong and most is None:
+            wrong = list(self._uncut())
+        notes = [note for source in self.sources for note in source.notes]
+        figures = {
+            "data": self.called,
+            "splits": counts,
+            "modalities": {name: found.figures() for name, found in self.columns.items()},
+            "label": self.labels.figures(),
+            "rows": self.rows.figures(),
+            "notes": notes,
+        }
+        return Report(figures, wrong, [*notes, *odd])
 
+    def _look(self, source: Source, split: str, position: int) -> None:
+        where = source.called(split, position)
+        try:
+            row = attempted(where, lambda: source.row(split, position))
+        except DataError as error:
+            self._count(split, position, [str(error)])
+            return
+        self.labels.add(split, row.label)
+        labelled = not (np.ndim(row.label) == 0 and (row.label is None or int(row.label) == -1))
+        troubles = []
+        for name, modality in source.modalities.items():
+            found = self._decoded(source, name, row.values.get(name), where)
+            self.columns[name].add(split, found)
+            if isinstance(found, DataError) or found is None:
+                troubles.append(str(found) if found is not None else f"{name} of {where} is missing")
+            elif modality.kind == "array":
+                shape = modality.shape or self.shapes.setdefault(name, found.shape)
+                trouble = unfit(found, shape)
+                troubles += [f"{name} of {where} {trouble}"] if trouble else []
+        if labelled:
+            self._count(split, position, troubles)
 
-def _prepared(folder: Path) -> _Source:
-    card = read_card(folder)
-    task = _shipped(card.get("task"))
-    names = [name for name in card["modalities"] if name not in ("label", "part")]
-    names = [name for name in names if name in task.modalities] if task and task.modalities else names
+    def _decoded(self, source: Source, name: str, raw: Any, where: str) -> Any:
+        if raw is None:
+            return None
+        try:
+            return decoded(source.modalities[name], raw, f"{name} of {where}")
+        except DataError as error:
+            return error
 
-    def instances(split: str) -> Iterator[Row]:
-        import torch
+    def _count(self, split: str, position: int, troubles: list[str]) -> None:
+        self.rows.count(troubles)
+        if troubles:
+            self.unusable.add((split, position))
 
-        data = PreparedSplit(folder, split, card)
-        for start in range(0, len(data), 64):
-            index = torch.arange(start, min(start + 64, len(data)))
-            taken = {name: data.columns[name].take(index).numpy() for name in [*names, "label"]}
-            for i in range(len(index)):
-                yield {name: taken[name][i] for name in names}, taken["label"][i]
-
-    classes = tuple(card.get("classes", ()))
-    ignore: tuple[int, ...] = ()
-    if task is not None and task.num_classes:
-        classes = task.class_names or tuple(map(str, range(task.num_classes)))
-        ignore = () if task.ignore_index is None else (task.ignore_index,)
-    splits = {split: instances(split) for split in card["splits"]}
-    return _Source(str(folder), dict.fromkeys(names, "array"), splits, classes, ignore)
-
-
-def _shipped(name: Any) -> Task | None:
-    return tasks().get(str(name))
-
-
-def _in_memory(data: Any, label: str) -> _Source:
-    parts = dict(data) if isinstance(data, Mapping) else {"data": data}
-    kinds: dict[str, str] = {}
-    for name, part in parts.items():
-        if not hasattr(part, "__len__") or not hasattr(part, "__getitem__"):
-            raise DataError(f"{name}: a data set with a length and positions is wanted, not {type(part).__name__}")
-        first = part[0] if len(part) else {}
-        if not isinstance(first, Mapping):
-            raise DataError(
-                f"{name}: each item must be a mapping of modalities and {label!r}, not {type(first).__name__}"
-            )
-        kinds |= {key: _kind(value) for key, value in first.items() if key != label}
-
-    def instances(part: Any) -> Iterator[Row]:
-        for number in range(len(part)):
-            item = part[number]
-            yield {key: _plain(value) for key, value in item.items() if key != label}, _plain(item.get(label))
-
-    return _Source("data set", kinds, {name: instances(part) for name, part in parts.items()})
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, str):
-        return "text"
-    return "image" if hasattr(value, "getbands") else "array"
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, str) or hasattr(value, "getbands"):
-        return value
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
-    array = np.asarray(value)
-    return array if array.dtype != object else DataError(f"no array but {type(value).__name__}")
+    def _uncut(self) -> Iterator[str]:
+        """Why the rows that are left can't be cut into train, validation and test."""
+        try:
+            for source in self.sources:
+                if isinstance(source, OwnData):
+                    parts = np.array([item.part for item in source.items if item.source not in self.unusable])
+                    if source.parted:
+                        publisher_rows(parts, self.called)
+                    else:
+                        protocol_rows(len(parts), 0, None)
+                elif isinstance(source, PreparedSource):
+                    check_counts(source.splits)
+        except DataError as error:
+            yield str(error)

@@ -61,7 +61,8 @@ _ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def _classes(label: dict[str, Any]) -> Table:
     ratio = f", commonest over rarest {label['imbalance']:.1f}" if label["imbalance"] else ""
-    table = Table(title=f"{len(label['classes'])} classes{ratio}", title_justify="left")
+    unit = ", counted in pixels" if label["maps"] else ""
+    table = Table(title=f"{len(label['classes'])} classes{ratio}{unit}", title_justify="left")
     table.add_column("class")
     splits = list(label["by_split"])
     for split in splits:

@@ -11,21 +11,32 @@ from ...errors import ConfigError, DataError, first_line
 
 
 def opened(source: Path | BytesIO, name: str) -> Any:
+    """A media file's container.
+
+    Raises:
+        ConfigError: PyAV isn't installed.
+        DataError: missing, or nothing that FFmpeg knows.
+    """
     try:
         import av
     except ImportError:
-        raise ConfigError("video, and sound other than wav, need PyAV: pip install 'mstdistill[prepare]'") from None
+        raise ConfigError(
+            f"{name}: video, and sound other than plain wav, need PyAV: pip install 'mstdistill[prepare]'"
+        ) from None
     try:
-        return av.open(str(source) if isinstance(source, Path) else source)
-    except (av.error.FFmpegError, OSError) as error:
-        raise DataError(f"{name}: not a readable video ({first_line(error)}); fetch it again") from None
+        # a title in another encoding is no reason not to play
+        return av.open(str(source) if isinstance(source, Path) else source, metadata_errors="replace")
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name}: not a readable video or sound ({first_line(error)}); fetch it again") from None
 
 
 def guarded(name: str, packets: Iterator[Any]) -> Iterator[Any]:
     """Passes on what FFmpeg gives; its errors become one line."""
-    import av
-
     try:
         yield from packets
-    except (av.error.FFmpegError, OSError) as error:
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
         raise DataError(f"{name}: damaged ({first_line(error)}); fetch it again") from None

@@ -18,12 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError, DataError, first_line
+from .extractors import Extractor, fitted
+from .picture import decode_image
+from .sound import decode_audio
 
 KINDS = ("image", "audio", "text")
 MOST_TOKENS = 128
 _LOADERS = {"image": "AutoImageProcessor", "audio": "AutoFeatureExtractor", "text": "AutoTokenizer"}
 _TEXT = ("input_ids", "attention_mask", "token_type_ids")
+_FIXED = "set `processor` to one that resizes to a fixed height and width"
 # What a processor's settings say of itself that doesn't change its numbers.
 _IDLE = ("processor_class", "_processor_class", "name_or_path", "_name_or_path", "transformers_version")
 
@@ -67,7 +71,7 @@ class Processing:
         source: hub id or folder.
         owner: the network that wants it, for messages; no part of what it is.
         max_length: tokens of a text; None: the tokenizer's limit, at most 128.
-        max_seconds: length of sounds for processors that keep raw samples.
+        max_seconds: that sounds are padded or cut to, where the processor doesn't do so by itself.
     """
 
     kind: str
@@ -88,12 +92,29 @@ class Processing:
         return _load(self)
 
     def __call__(self, raw: Any) -> np.ndarray:
-        """A picture (PIL), a text, or a sound (samples [n], rate) as one array, float32 or int32."""
-        return self._pack(self._named(raw))
+        """A picture (PIL), a text, or a sound (samples [n], rate) as one array, float32 or int32, of the port's shape.
+
+        Raises:
+            DataError: the processor can't take it, or makes NaN or Inf of it.
+        """
+        packed = self._pack(self._named(raw))
+        if self.kind != "text" and not np.isfinite(packed).all():
+            raise DataError(f"{self.source}: the processor makes NaN or Inf of this {self.kind}; leave it out")
+        return packed
 
     def port(self) -> Port:
-        """The model's arguments and the packed shape, from a sample."""
-        named = self._named(_example(self.kind))
+        """The model's arguments and the packed shape, from a sample.
+
+        Raises:
+            ConfigError: the processor's shape follows the size of a picture or the length of a sound, or it can't be
+                had or used.
+        """
+        try:
+            named = self._named(_example(self.kind))
+            if self.kind == "image":
+                self._check_one_size()
+        except DataError as error:
+            raise ConfigError(f"{self.owner}: {error}") from None
         packed = self._pack(named)
         return Port(self.kind, tuple(named), packed.shape, self.kind == "text" or len(named) > 1)
 
@@ -124,38 +145,50 @@ class Processing:
         read = self._image if self.kind == "image" else self._audio if self.kind == "audio" else self._text
         try:
             return read(raw)
-        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
-            line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"{self.source}: the processor can't take this {self.kind}: {line}") from None
+        except (ConfigError, MemoryError):
+            raise
+        except Exception as error:  # tools raise what they like
+            raise DataError(f"{self.source}: the processor can't take this {self.kind}: {first_line(error)}") from None
 
     def _image(self, image: Any) -> dict[str, np.ndarray]:
-        colour = image.convert("RGB") if hasattr(image, "convert") else image
-        made = self.tool(images=colour, return_tensors="np")
-        values = np.asarray(made["pixel_values"][0], dtype=np.float32)
-        return {"pixel_values": values}
+        made = self._made_of(image)
+        return {"pixel_values": np.asarray(made["pixel_values"][0], dtype=np.float32)}
+
+    def _made_of(self, image: Any) -> Mapping[str, Any]:
+        if not hasattr(image, "convert") and hasattr(image, "__array__"):
+            image = np.asarray(image)
+        colour = decode_image(image, "this picture").convert("RGB")
+        made: Mapping[str, Any] = self.tool(images=colour, return_tensors="np")
+        if len(made["pixel_values"]) != 1:
+            raise DataError(f"{type(self.tool).__name__} gives {len(made['pixel_values'])} parts for one, which isn't "
+                            f"supported; {_FIXED}")  # fmt: skip
+        return made
+
+    def _check_one_size(self) -> None:
+        """A small picture and a large one of another form, made the same."""
+        from PIL import Image
+
+        tool = self.tool
+        small, large = self._made_of(_example("image")), self._made_of(Image.new("RGB", (500, 1400), (128, 128, 128)))
+        for name in small:
+            a, b = np.asarray(small[name][0]), np.asarray(large[name][0])
+            told = name == "pixel_values" or name in tool.model_input_names
+            if told and (a.shape != b.shape or (name != "pixel_values" and not np.array_equal(a, b))):
+                raise DataError(f"{self.source}: what {type(tool).__name__} makes follows the picture's size ({name}, "
+                                f"{list(a.shape)} and {list(b.shape)}), which isn't supported; {_FIXED}")  # fmt: skip
 
     def _text(self, text: str) -> dict[str, np.ndarray]:
+        if not isinstance(text, str):
+            raise DataError(f"no text but {type(text).__name__}")
         made = self.tool(text, padding="max_length", truncation=True, max_length=self.length(), return_tensors="np")
         return {name: np.asarray(made[name][0], dtype=np.int32) for name in _TEXT if name in made}
 
     def _audio(self, sound: tuple[np.ndarray, int]) -> dict[str, np.ndarray]:
         from .spectra import resample
 
-        tool, (samples, rate) = self.tool, sound
-        wanted = int(getattr(tool, "sampling_rate", rate))
-        wave = resample(torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)), rate, wanted).numpy()
-        options: dict[str, Any] = {}
-        if _keeps_samples(tool):
-            options = {"padding": "max_length", "max_length": round(self.max_seconds * wanted), "truncation": True}
-        elif getattr(tool, "nb_max_samples", None):
-            # a longer sound would be cut at a random place
-            wave = wave[: int(tool.nb_max_samples)]
-        made = tool(wave, sampling_rate=wanted, return_tensors="np", **options)
-        main = next(name for name in ("input_features", "input_values") if name in made)
-        named = {main: np.asarray(made[main][0], dtype=np.float32)}
-        if _keeps_samples(tool) and "attention_mask" in made:
-            named["attention_mask"] = np.asarray(made["attention_mask"][0], dtype=np.float32)
-        return named
+        extractor, (samples, rate) = _extractor(self), sound
+        samples, rate = decode_audio({"array": samples, "sampling_rate": rate}, "this sound")
+        return extractor(resample(torch.from_numpy(samples), rate, extractor.rate or rate).numpy())
 
     def _pack(self, named: Mapping[str, np.ndarray]) -> np.ndarray:
         if self.kind == "text" or len(named) > 1:
@@ -188,9 +221,9 @@ def _load(processing: Processing) -> Any:
     return tool
 
 
-def _keeps_samples(tool: Any) -> bool:
-    """Whether a feature extractor gives the waveform itself (wav2vec 2.0 and its kin), of any length."""
-    return "Wav2Vec2" in type(tool).__name__
+@lru_cache(maxsize=32)
+def _extractor(processing: Processing) -> Extractor:
+    return fitted(processing.tool, processing.max_seconds, f"{processing.owner}: {processing.source}")
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# torchaudio holds a filter for each phase, gigabytes where two rates have no divisor in common (11,127 and 16,000 Hz).
+_LARGEST_FILTERS = 1 << 24
 
 
 @lru_cache(maxsize=8)
@@ -33,7 +37,15 @@ def _resampler(rate: int, new_rate: int) -> Any:
 
 def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
     """Waveforms [..., n] at another sample rate."""
-    converted: Tensor = wave if rate == new_rate else _resampler(rate, new_rate)(wave)
+    if rate == new_rate:
+        return wave
+    common = math.gcd(rate, new_rate)
+    if (rate // common) * (new_rate // common) > _LARGEST_FILTERS:
+        from scipy.signal import resample_poly
+
+        found = resample_poly(wave.numpy(), new_rate // common, rate // common, axis=-1)
+        return torch.from_numpy(found.astype(np.float32))
+    converted: Tensor = _resampler(rate, new_rate)(wave)
     return converted
 
 

@@ -60,6 +60,13 @@ def decode(kind: str, value: Any, where: str) -> Any:
         raise DataError(f"{where} holds lists of different lengths") from None
     if array.dtype == object:
         raise DataError(f"{where} holds missing numbers or lists of different lengths")
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where} holds {array.dtype} where numbers are wanted")
     array = array.astype(np.uint8) if array.dtype == bool else array
-    array = array.astype(np.float32) if np.issubdtype(array.dtype, np.floating) else array
+    if array.dtype.kind == "f":
+        try:
+            with np.errstate(over="raise"):
+                array = array.astype(np.float32)
+        except FloatingPointError:
+            raise DataError(f"{where} holds numbers beyond float32's 3.4e38; scale them") from None
     return array if array.ndim else array[None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 
@@ -19,8 +20,10 @@ from torch.utils.data import DataLoader
 
 from ... import ranks
 from ...errors import DataError
+from ..instance import check_batch
 from ..scale import Scale
-from ..split import OnDevice, Split, reader
+from ..source import Labels
+from ..split import OnDevice, Split, called, reader
 from .batch import Batch
 
 
@@ -70,10 +73,11 @@ class Loader:
         self.split, self.modalities, self.batch_size = split, list(modalities), batch_size
         self.shuffle, self.seed, self.accumulate, self.workers = shuffle, seed, accumulate, workers
         self.num_classes, self.ignore_index, self.name, self.threads = num_classes, ignore_index, name, threads
+        self.labels = Labels(count=num_classes, ignore=ignore_index)
         self.pinned = torch.cuda.is_available()
         # a protocol's check looks through a class each time: once is enough
         self._read, self._device = reader(split), split if isinstance(split, OnDevice) else None
-        self._processes: tuple[_Queue, DataLoader[Batch]] | None = None
+        self._processes: tuple[_Queue, DataLoader[Batch | DataError]] | None = None
 
     def order(self, epoch: int) -> np.ndarray:
         """The instances in this epoch's order."""
@@ -126,14 +130,20 @@ class Loader:
         """By background processes, which stay for the next epoch."""
         if self._processes is None:
             queue = _Queue()
+            # of a copy: a circle would be left to the garbage collection, which closes the pipes before the processes
+            # are told to end; each is then waited for
+            fetching = _Fetching(copy(self))
             loader = DataLoader(
-                _Fetching(self), sampler=queue, batch_size=None, num_workers=self.workers, persistent_workers=True,
+                fetching, sampler=queue, batch_size=None, num_workers=self.workers, persistent_workers=True,
                 pin_memory=self.pinned, generator=torch.Generator(),
             )  # fmt: skip
             self._processes = queue, loader
         queue, loader = self._processes
         queue.plan = plan
-        yield from loader
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
 
     def _from_threads(self, plan: list[MicroBatch]) -> Iterator[Batch]:
         """By threads, a few batches ahead."""
@@ -182,26 +192,10 @@ class Loader:
 
     def _check(self, inputs: Mapping[str, Tensor], label: Tensor, index: np.ndarray) -> None:
         """Raises DataError for NaN or Inf in the data and for labels out of range."""
-        for modality, values in inputs.items():
-            if values.is_floating_point() and not bool(torch.isfinite(values.sum())):
-                finite = torch.isfinite(values.flatten(1)).all(dim=1)
-                if not bool(finite.all()):
-                    row = int(index[int((~finite).nonzero()[0])])
-                    raise DataError(
-                        f"{self.name}: NaN or Inf in modality {modality!r} of instance {row}; mend or drop it, then "
-                        "prepare the data again"
-                    )
-        if self.num_classes is None:
-            return
-        wrong = (label < 0) | (label >= self.num_classes)
-        if self.ignore_index is not None:
-            wrong &= label != self.ignore_index
-        if bool(wrong.any()):
-            row = int(index[int(wrong.flatten(1).any(dim=1).nonzero()[0] if wrong.dim() > 1 else wrong.nonzero()[0])])
-            raise DataError(
-                f"{self.name}: label {int(label[wrong][0])} of instance {row} is out of range: the task has "
-                f"{self.num_classes} classes, 0 to {self.num_classes - 1}"
-            )
+        try:
+            check_batch(inputs, label, self.labels, lambda row: called(self.split, int(index[row])))
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}") from None
 
 
 class _Queue(torch.utils.data.Sampler[MicroBatch]):
@@ -217,11 +211,14 @@ class _Queue(torch.utils.data.Sampler[MicroBatch]):
         return len(self.plan)
 
 
-class _Fetching(torch.utils.data.Dataset[Batch]):
+class _Fetching(torch.utils.data.Dataset[Batch | DataError]):
     """A loader's fetch, as a data set whose positions are micro-batches."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
-    def __getitem__(self, micro: MicroBatch) -> Batch:
-        return self.loader._fetch(micro)
+    def __getitem__(self, micro: MicroBatch) -> Batch | DataError:
+        try:
+            return self.loader._fetch(micro)
+        except DataError as error:  # raised here, torch would wrap it in a traceback
+            return error

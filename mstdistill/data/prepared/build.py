@@ -18,12 +18,13 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from ...errors import DataError
+from ...errors import DataError, MstdistillError, first_line
 from ...files import locked, saving, write_text
+from ..instance import complaint
 from .plan import SOURCES, Item, Plan, Row, Watcher
 from .reading import Reading, cores
 from .shards import ShardFacts, Statistics, finish_split, write_shard
@@ -173,13 +174,12 @@ class _Building:
         waiting: list[tuple[Item, Row]] = []
 
         def flush() -> None:
-            raw = [row for _, row in waiting]
-            for (item, _), row in zip(waiting, self.plan.encode(raw) if self.plan.encode else raw, strict=True):
-                wrong = self._wrong(row)
+            for (item, _), row in zip(waiting, self._encoded([row for _, row in waiting]), strict=True):
+                wrong = str(row) if isinstance(row, DataError) else self._wrong(row)
                 if wrong:
                     broken.append([item.key, wrong])
                 else:
-                    rows.append(row)
+                    rows.append(cast(Row, row))
                     kept.append(item)
                 bar.advance()
             waiting.clear()
@@ -201,18 +201,24 @@ class _Building:
         write_text(path, json.dumps(asdict(facts)))
         return facts
 
+    def _encoded(self, rows: list[Row]) -> Sequence[Row | DataError]:
+        """Rows as stored; where some together fail, each alone, so that one bad row doesn't take the others along."""
+        encode = self.plan.encode
+        if encode is None:
+            return rows
+        try:
+            return encode(rows)
+        except MstdistillError:
+            raise
+        except Exception as error:  # an encoder's own kinds
+            if len(rows) > 1:
+                return [self._encoded([row])[0] for row in rows]
+            return [DataError(f"can't be encoded ({type(error).__name__}: {first_line(error)})")]
+
     def _wrong(self, row: Row) -> str:
         """What is wrong with a row, in words; else nothing."""
-        for name, column in self.plan.columns.items():
-            values = row[name]
-            if tuple(values.shape) != column.shape:
-                return f"{name} has shape {list(values.shape)}, not {list(column.shape)}"
-            if np.issubdtype(values.dtype, np.floating):
-                if not np.isfinite(values).all():
-                    return f"NaN or Inf in {name}"
-                if column.dtype == "float16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
-                    return f"values in {name} are too large for float16; take --dtype float32"
-        return ""
+        found = (complaint(name, row[name], column.shape, column.dtype) for name, column in self.plan.columns.items())
+        return next(filter(None, found), "")
 
     def _check_broken(self, broken: int) -> None:
         total = len(self.plan.items)

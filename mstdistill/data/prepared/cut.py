@@ -31,20 +31,39 @@ def publisher_splits(whole: PreparedSplit, limit: int | None) -> dict[str, Split
     """The parts that the publisher made; where there is no validation part, a fifth of the training part is it."""
     column = whole.columns.get("part")
     parts = column.take(torch.arange(len(whole))).numpy() if column else np.full(len(whole), -1)
+    return limited({name: Subset(whole, index) for name, index in publisher_rows(parts, whole.name).items()}, limit)
+
+
+def publisher_rows(parts: np.ndarray, name: str) -> dict[str, np.ndarray]:
+    """Which rows are train, validation and test, by each row's part [N]: 0, 1, 2, or -1 for none.
+
+    Raises:
+        DataError: no train or test part, or a training part too small to cut validation from.
+    """
     rows = {name: np.flatnonzero(parts == number) for number, name in enumerate(SPLITS)}
     if not len(rows["train"]) or not len(rows["test"]):
-        raise DataError(f"{whole.name}: the publisher gave no train and test parts; use data.split=protocol")
+        raise DataError(f"{name}: the publisher gave no train and test parts; use data.split=protocol")
     if not len(rows["validation"]):
         order = np.random.default_rng(_PROTOCOL_SEED).permutation(rows["train"])
         cut = len(order) * 4 // 5
         rows["train"], rows["validation"] = np.sort(order[:cut]), np.sort(order[cut:])
-    return limited({name: Subset(whole, index) for name, index in rows.items()}, limit)
+        if not cut:
+            raise DataError(f"{name}: {len(order)} training instances are too few to cut validation from them")
+    return rows
 
 
 def protocol_splits(whole: Split, group: int, limit: int | None) -> dict[str, Split]:
     """60/20/20 by the permutation of a seed group (data protocol)."""
+    return {name: Subset(whole, rows) for name, rows in protocol_rows(len(whole), group, limit).items()}
+
+
+def protocol_rows(count: int, group: int, limit: int | None) -> dict[str, np.ndarray]:
+    """Which of `count` rows are train, validation and test in a seed group.
+
+    Raises:
+        DataError: too few.
+    """
     generator = np.random.default_rng(_PROTOCOL_SEED)
-    count = len(whole)
     order = generator.permutation(count)
     for _ in range(group):
         order = generator.permutation(count)
@@ -53,5 +72,14 @@ def protocol_splits(whole: Split, group: int, limit: int | None) -> dict[str, Sp
     first, second = len(order) * 6 // 10, len(order) * 8 // 10
     if first == 0 or second == first or second == len(order):
         raise DataError(f"{len(order)} instances are too few to cut into train, validation and test")
-    parts = (order[:first], order[first:second], order[second:])
-    return {name: Subset(whole, part) for name, part in zip(SPLITS, parts, strict=True)}
+    return dict(zip(SPLITS, (order[:first], order[first:second], order[second:]), strict=True))
+
+
+def check_counts(counts: Mapping[str, int]) -> None:
+    """Raises DataError for prepared splits that can't be trained on: an empty one, or too few to cut."""
+    if set(counts) == {"all"}:
+        protocol_rows(counts["all"], 0, None)
+        return
+    empty = [name for name, count in counts.items() if not count]
+    if empty:
+        raise DataError(f"the {empty[0]} split is empty")

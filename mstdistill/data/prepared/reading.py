@@ -8,12 +8,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from typing import Any
 
-from ...errors import DataError
+from ...errors import DataError, MstdistillError, first_line
 from .plan import Item, Row
 
 MOST_TOGETHER = 32
@@ -52,7 +53,13 @@ class Reading:
         for items in islice(chunks, self.tasks):
             ahead.append(pool.submit(_attempt_here, [item.source for item in items]))
         while ahead:
-            results = ahead.popleft().result()
+            try:
+                results = ahead.popleft().result()
+            except BrokenProcessPool:
+                raise DataError(
+                    "a reading process was ended from outside, perhaps for want of memory; the same command goes on, "
+                    "with a smaller --workers if it happens again"
+                ) from None
             for items in islice(chunks, 1):
                 ahead.append(pool.submit(_attempt_here, [item.source for item in items]))
             yield from results
@@ -94,3 +101,7 @@ def _attempt(read: Callable[[Any], Row], source: Any) -> Row | DataError:
         return read(source)
     except DataError as error:
         return error
+    except MstdistillError:  # a package that is missing, an option: no fault of this row
+        raise
+    except Exception as error:  # decoders and processors each have kinds of their own
+        return DataError(f"can't be read ({type(error).__name__}: {first_line(error)})")

@@ -7,14 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...files import saving, write_text
-
-if TYPE_CHECKING:
-    from .plan import Column
+from .plan import Column
 
 
 @dataclass
@@ -123,8 +121,10 @@ def write_shard(
 
 def _constant(values: np.ndarray) -> int:
     """Instances whose values are all the same: a black frame, silence."""
+    if not values.size:
+        return 0
     flat = values.reshape(len(values), -1)
-    return int((flat == flat[:, :1]).all(axis=1).sum()) if flat.size else 0
+    return int((flat == flat[:, :1]).all(axis=1).sum())
 
 
 def _arrow(values: np.ndarray) -> Any:

@@ -120,7 +120,7 @@ class PreparedSplit:
             raise DataError(
                 f"{folder}/{split} is missing or damaged ({first_line(error)}); prepare the data again"
             ) from None
-        self.rows = len(data)
+        self.rows, self._keys = len(data), data.data.column("key") if "key" in data.column_names else None
         if self.rows != int(card["splits"][split]["rows"]):
             raise DataError(
                 f"{folder}/{split} holds {self.rows} rows where its card says {card['splits'][split]['rows']}: "
@@ -134,6 +134,10 @@ class PreparedSplit:
 
     def __len__(self) -> int:
         return self.rows
+
+    def called_at(self, position: int) -> str:
+        """How a person finds an instance: its number, and the publisher's name for it; see `split.called`."""
+        return f"instance {position}" + (f" ({self._keys[position].as_py()})" if self._keys is not None else "")
 
     def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """Modalities [B, ...] as float32, scaled as the card says (integers that the card doesn't scale stay integers),

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,17 +22,44 @@ from ... import ranks
 from ...errors import ConfigError, DataError
 from ..decode.picture import pixels
 from ..decode.processors import Port, Processing
-from ..sources.own import OwnData, RawRows
-from ..sources.registry import home
+from ..place import home
+from ..source import Source
 from ..split import Split
+from ..task import Task
 from .build import build
 from .cut import protocol_splits, publisher_splits
-from .plan import Column, Plan, Watcher
+from .plan import Column, Item, Plan, Watcher
 from .store import PreparedSplit, read_card
 
 VERSION = 1
 # Fewer instances are prepared before another process has started.
 _FEW = 512
+
+
+class RawSource(Source, Protocol):
+    """A source whose rows are raw: pictures, sounds, texts, arrays; `sources.own.OwnData` is one.
+
+    Attributes:
+        task: with classes.
+        kinds: modality -> "image", "audio", "text" or "array".
+        items: every labelled instance, with its class and part.
+        parted: whether the data come with splits of their own.
+        streaming: whether rows come one after the other.
+        rows: hands out an instance's values; travels to other processes.
+    """
+
+    task: Task
+    items: list[Item]
+    parted: bool
+    streaming: bool
+    rows: Any
+
+    @property
+    def kinds(self) -> Mapping[str, str]: ...
+
+    def first(self, modality: str) -> Any:
+        """The first readable value of a modality."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +81,7 @@ class View:
     column: Column
 
 
-def make_view(data: OwnData, modality: str, processing: Processing | None, owner: str) -> View:
+def make_view(data: RawSource, modality: str, processing: Processing | None, owner: str) -> View:
     """A modality through a processor, or, for pictures and arrays, as it is.
 
     Raises:
@@ -80,7 +107,7 @@ def make_view(data: OwnData, modality: str, processing: Processing | None, owner
 class _Reading:
     """From an instance's place to its views; travels to other processes."""
 
-    rows: RawRows
+    rows: Any
     views: tuple[View, ...]
 
     def __call__(self, source: tuple[str, int]) -> dict[str, np.ndarray]:
@@ -95,13 +122,14 @@ class _Reading:
                 row[view.name] = raw
             shape = row[view.name].shape
             if shape != view.column.shape:
-                raise DataError(f"{view.modality} has shape {list(shape)} where the first has "
-                                f"{list(view.column.shape)}: make them all of one size")  # fmt: skip
+                split, position = source
+                raise DataError(f"{split}/{position}: {view.modality} has shape {list(shape)} where "
+                                f"the first has {list(view.column.shape)}: make them all of one size")  # fmt: skip
         return row
 
 
 def open_views(
-    data: OwnData, views: Sequence[View], *, group: int, limit: int | None, split: str, screen: Watcher,
+    data: RawSource, views: Sequence[View], *, group: int, limit: int | None, split: str, screen: Watcher,
     max_broken: float = 0.02,
 ) -> dict[str, Split]:  # fmt: skip
     """Train, validation and test instances as tensors; prepared on first use.
@@ -129,7 +157,7 @@ def open_views(
     return protocol_splits(whole, group, limit)
 
 
-def _prepare(folder: Path, data: OwnData, views: Sequence[View], screen: Watcher, max_broken: float) -> None:
+def _prepare(folder: Path, data: RawSource, views: Sequence[View], screen: Watcher, max_broken: float) -> None:
     row = sum(int(np.prod(v.column.shape)) * np.dtype(v.column.dtype).itemsize for v in views)
     size = row * len(data.items)
     folder.parent.mkdir(parents=True, exist_ok=True)

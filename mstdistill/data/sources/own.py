@@ -11,9 +11,12 @@ import numpy as np
 
 from ...config import DataSettings
 from ...errors import DataError, nearest
-from ..decode.value import decode, kind_of
+from ..decode.value import kind_of
+from ..instance import value
 from ..prepared.plan import Item
+from ..source import Labels, Modality, Row
 from ..task import SPLITS, Task
+from . import labels as classes
 from .opening import Raw, open_raw
 
 _SPLIT_NAMES = {
@@ -21,13 +24,13 @@ _SPLIT_NAMES = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
-# A column with more classes is no label: an id, a measurement.
-MOST_CLASSES = 20_000
 # What prepared data call their own columns.
 RESERVED = ("label", "part", "key")
 # Which of the training instances stand in for a test split that isn't there: every so manieth of a permutation.
 _HELD_OUT = 5
 _SEED = 19980427
+# So many unreadable rows are looked past for a first readable one, beside the share that may be broken.
+_LOOKED_PAST = 8
 
 TASK = Task(
     name="own",
@@ -39,26 +42,60 @@ TASK = Task(
 
 @dataclass
 class OwnData:
-    """Raw data, resolved: which column is which modality, which instance belongs where.
+    """Raw data, resolved: which column is which modality, which instance belongs where; a `Source`.
 
     Attributes:
         task: with modalities (shapes unknown as yet) and classes.
-        kinds: modality -> "image", "audio", "text" or "array".
+        modalities: name -> kind.
+        numbers: split -> class of each row, -1 where it has none.
         rows: reads an instance's raw columns.
         items: every labelled instance, with its class and part.
         parted: whether the data come with splits of their own.
         fingerprint: changes when the data change.
         notes: what a person should know.
+        max_broken: share of instances that may be unreadable.
     """
 
     task: Task
-    kinds: dict[str, str]
+    modalities: dict[str, Modality]
+    numbers: dict[str, np.ndarray]
     rows: RawRows
     items: list[Item]
     parted: bool
     fingerprint: str
     streaming: bool
     notes: list[str] = field(default_factory=list)
+    max_broken: float = 0.02
+
+    @property
+    def name(self) -> str:
+        """Where the data lie."""
+        return self.task.title
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Modality -> "image", "audio", "text" or "array"."""
+        return {name: modality.kind for name, modality in self.modalities.items()}
+
+    @property
+    def labels(self) -> Labels:
+        """The classes, by name."""
+        return Labels("classes", self.task.class_names, self.task.num_classes)
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Rows of each split that is used."""
+        return {name: len(numbers) for name, numbers in self.numbers.items()}
+
+    def row(self, split: str, position: int) -> Row:
+        """See `Source`."""
+        raw = self.rows.raw((split, position))
+        label = int(self.numbers[split][position])
+        return Row({name: raw[column] for name, column in self.rows.columns.items()}, label)
+
+    def called(self, split: str, position: int) -> str:
+        """See `Source`."""
+        return f"{split}/{position}"
 
     def first(self, modality: str) -> Any:
         """The first readable value of a modality.
@@ -67,7 +104,7 @@ class OwnData:
             DataError: none of the first instances is readable.
         """
         error: DataError | None = None
-        for item in self.items[:8]:
+        for item in self.items[: _LOOKED_PAST + int(self.max_broken * len(self.items))]:
             try:
                 return self.rows.decoded(item.source, modality)
             except DataError as found:
@@ -78,20 +115,26 @@ class OwnData:
 class RawRows:
     """Raw values by (split, position); travels to other processes. A streamed split is read in order."""
 
-    def __init__(self, raw: Raw, columns: Mapping[str, str], kinds: Mapping[str, str]) -> None:
-        self.columns, self.kinds, self.streaming = dict(columns), dict(kinds), raw.streaming
+    def __init__(self, raw: Raw, columns: Mapping[str, str], modalities: Mapping[str, Modality]) -> None:
+        self.columns, self.modalities, self.streaming = dict(columns), dict(modalities), raw.streaming
         wanted = sorted(set(columns.values()))
         self.splits = {name: undecoded(data).select_columns(wanted) for name, data in raw.splits.items()}
         self._running: tuple[str, int, Iterator[Any]] | None = None
         self._last: tuple[tuple[str, int], Any] | None = None
 
     def decoded(self, source: tuple[str, int], modality: str) -> Any:
-        """A modality of an instance; see `media.decode`."""
+        """A modality of an instance; see `instance.value`."""
         column = self.columns[modality]
         split, position = source
-        return decode(self.kinds[modality], self._row(source)[column], f"{column} of {split}/{position}")
+        where = f"{column} of {split}/{position}"
+        try:
+            raw = self.raw(source)[column]
+        except Exception as error:  # the storage's own kinds
+            raw = error
+        return value(self.modalities[modality], raw, where)
 
-    def _row(self, source: tuple[str, int]) -> Any:
+    def raw(self, source: tuple[str, int]) -> Any:
+        """An instance's raw columns."""
         if self._last is None or self._last[0] != source:
             self._last = (source, self._stream(source) if self.streaming else self.splits[source[0]][source[1]])
         return self._last[1]
@@ -101,14 +144,18 @@ class RawRows:
         if self._running is None or self._running[0] != split or self._running[1] > position:
             self._running = (split, position, iter(self.splits[split].skip(position)))
         _, at, rows = self._running
-        for _ in range(position - at):  # instances without a label
-            next(rows)
-        self._running = (split, position + 1, rows)
-        return next(rows)
+        try:
+            for _ in range(position - at):  # instances without a label
+                next(rows)
+            self._running = (split, position + 1, rows)
+            return next(rows)
+        except StopIteration:
+            raise DataError(f"{split} ends before row {position}: it changed while it was read; start again") from None
 
 
 def undecoded(data: Any) -> Any:
-    """The same rows with pictures and sounds as bytes or paths: `media` decodes them, and says where it can't."""
+    """The same rows with pictures and sounds as bytes or paths: `decode` makes arrays of them, and says where it
+    can't."""
     import datasets
 
     for name, feature in (data.features or {}).items():
@@ -125,19 +172,22 @@ def open_own(settings: DataSettings) -> OwnData:
     """
     if settings.dir is None:
         raise DataError("task own: say where your data are, data.dir=FOLDER or data.dir=hub:org/name")
-    raw = open_raw(settings.dir, settings.streaming)
-    raw, notes = named_splits(raw, settings.dir)
-    columns, kinds = choose_columns(raw, settings, settings.dir)
-    labels = {name: read_labels(data, settings.label) for name, data in raw.splits.items()}
-    names, numbers = resolve_classes(raw, labels, settings.label, settings.dir)
+    raw, notes = named_splits(open_raw(settings.dir, settings.streaming), settings.dir)
+    columns, modalities = choose_columns(raw, settings, settings.dir)
+    raw, left_out = complete_splits(raw, [*columns.values(), settings.label], columns, modalities, settings.dir)
+    resolved = classes.resolve(_label_columns(raw, settings.label), f"{settings.dir}: column {settings.label!r}")
+    numbers, unlabelled = _labelled_splits(resolved.numbers)
     items, parted, more = _items(numbers)
     digest = hashlib.sha256(raw.identity.encode())
-    for name, values in numbers.items():
+    for name, values in resolved.numbers.items():
         digest.update(name.encode() + values.tobytes())
     digest.update(repr(sorted(columns.items())).encode())
-    task = Task(TASK.name, settings.dir, dict.fromkeys(columns, ()), len(names), class_names=tuple(names))
-    return OwnData(task, kinds, RawRows(raw, columns, kinds), items, parted, digest.hexdigest(), raw.streaming,
-                   notes + more)  # fmt: skip
+    task = Task(TASK.name, settings.dir, dict.fromkeys(columns, ()), len(resolved.names), class_names=resolved.names)
+    used = Raw({name: raw.splits[name] for name in numbers}, raw.streaming, raw.identity)
+    return OwnData(
+        task, modalities, numbers, RawRows(used, columns, modalities), items, parted, digest.hexdigest(), raw.streaming,
+        [*notes, *left_out, *resolved.notes, *unlabelled, *more], settings.max_broken,
+    )  # fmt: skip
 
 
 def named_splits(raw: Raw, location: str) -> tuple[Raw, list[str]]:
@@ -156,27 +206,58 @@ def named_splits(raw: Raw, location: str) -> tuple[Raw, list[str]]:
     return Raw({ours: raw.splits[theirs] for ours, theirs in found.items()}, raw.streaming, raw.identity), notes
 
 
-def choose_columns(raw: Raw, settings: DataSettings, location: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Modality -> column, and modality -> kind."""
-    features = _features(next(iter(raw.splits.values())), location)
+def choose_columns(raw: Raw, settings: DataSettings, location: str) -> tuple[dict[str, str], dict[str, Modality]]:
+    """Modality -> column, and modality -> kind, by the training split."""
+    features = features_of(next(iter(raw.splits.values())), location)
     if settings.label not in features:
         raise DataError(f"{location} has no column {settings.label!r} for the classes (data.label); "
                         f"{nearest(settings.label, features)}")  # fmt: skip
     usable = {name: kind for name, feature in features.items() if name != settings.label and (kind := kind_of(feature))}
-    if settings.columns is None:
-        usable = {name: kind for name, kind in usable.items() if name not in RESERVED}
-        return {name: name for name in usable}, usable
-    for modality, column in settings.columns.items():
+    columns = settings.columns
+    if columns is None:
+        columns = {name: name for name in usable if name not in RESERVED}
+    for modality, column in columns.items():
         if modality in RESERVED or "@" in modality:
             raise DataError(f"data.columns.{modality}: choose another name for this modality")
         if column not in features:
             raise DataError(f"data.columns.{modality}: {location} has no column {column!r}; {nearest(column, usable)}")
+        if column == settings.label:
+            raise DataError(f"data.columns.{modality}: column {column!r} is the label; a student would only copy it")
         if column not in usable:
             raise DataError(f"data.columns.{modality}: column {column!r} is no picture, sound, text or array")
-    return dict(settings.columns), {modality: usable[column] for modality, column in settings.columns.items()}
+    return dict(columns), {modality: Modality(usable[column]) for modality, column in columns.items()}
 
 
-def _features(data: Any, location: str) -> Mapping[str, Any]:
+def complete_splits(
+    raw: Raw, wanted: Sequence[str], columns: Mapping[str, str], modalities: Mapping[str, Modality], location: str
+) -> tuple[Raw, list[str]]:
+    """The splits that have every column, and which ones are left out.
+
+    Raises:
+        DataError: a column holds one kind of values here and another there.
+    """
+    kept, notes = {}, []
+    for split, data in raw.splits.items():
+        features = features_of(data, location)
+        missing = [column for column in wanted if column not in features]
+        if missing:
+            notes.append(f"the {split} split has no column {missing[0]!r} and isn't used")
+            continue
+        for modality, column in columns.items():
+            kind = kind_of(features[column])
+            if kind != modalities[modality].kind:
+                raise DataError(f"{location}: column {column!r} holds {modalities[modality].kind} in train and "
+                                f"{kind or 'something else'} in {split}; make them of one kind")  # fmt: skip
+        kept[split] = data
+    return Raw(kept, raw.streaming, raw.identity), notes
+
+
+def features_of(data: Any, location: str) -> Mapping[str, Any]:
+    """A split's columns and their types.
+
+    Raises:
+        DataError: it has none.
+    """
     features = data.features
     if features is None:  # streamed, and the repository doesn't say
         features = data._resolve_features().features
@@ -185,61 +266,44 @@ def _features(data: Any, location: str) -> Mapping[str, Any]:
     return dict(features)
 
 
-def read_labels(data: Any, column: str) -> list[Any]:
-    """A split's labels in order; nothing else of it is read."""
-    only = data.select_columns([column])
-    if hasattr(only, "num_rows"):
-        return list(only[column])
-    return [row[column] for row in only]
-
-
-def resolve_classes(
-    raw: Raw, labels: Mapping[str, Sequence[Any]], column: str, location: str
-) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Class names, and each split's classes as numbers; -1 for an instance without a label."""
+def _label_columns(raw: Raw, column: str) -> dict[str, classes.Column]:
+    """The splits' labels; nothing else of them is read."""
     import datasets
 
-    feature = _features(next(iter(raw.splits.values())), location)[column]
-    if isinstance(feature, datasets.ClassLabel):
-        numbers = {
-            k: np.array([-1 if v is None else v for v in values], dtype=np.int64) for k, values in labels.items()
-        }
-        return list(feature.names), numbers
-    known: set[Any] = set()
-    for values in labels.values():
-        known.update(v if _hashable(v) else repr(v) for v in values if v is not None)
-    wrong = next((v for v in known if isinstance(v, float) or not isinstance(v, (int, str, bool))), None)
-    if wrong is not None:
-        raise DataError(f"{location}: column {column!r} holds {wrong!r}: classes are whole numbers or words")
-    if isinstance(next(iter(known), None), int):
-        known.discard(-1)  # the usual sign for a label that is kept back
-    if len(known) < 2 or len(known) > MOST_CLASSES:
-        raise DataError(f"{location}: column {column!r} holds {len(known):,} different values; classes are wanted")
-    names = sorted(known)
-    number = {name: i for i, name in enumerate(names)}
-    return [str(name) for name in names], {
-        split: np.array([number.get(v, -1) for v in values], dtype=np.int64) for split, values in labels.items()
-    }
+    found: dict[str, classes.Column] = {}
+    declared: tuple[str, ...] = ()
+    for split, data in raw.splits.items():
+        only = data.select_columns([column])
+        values = list(only[column]) if hasattr(only, "num_rows") else [row[column] for row in only]
+        feature = (only.features or {}).get(column)
+        names: tuple[str, ...] = ()
+        if isinstance(feature, datasets.ClassLabel):
+            names = tuple(feature.names)
+            declared = declared or names
+        elif declared and isinstance(feature, datasets.Value) and "int" in str(feature.dtype):
+            names = declared  # numbers of the training split's classes
+        found[split] = classes.Column(values, names)
+    return found
 
 
-def _hashable(value: Any) -> bool:
-    return isinstance(value, (int, str, bool, float))
+def _labelled_splits(numbers: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The splits that have labels, and which ones are left out."""
+    kept, notes = dict(numbers), []
+    for split in ("validation", "test"):
+        if split in kept and not (kept[split] >= 0).any():
+            notes.append(f"the {split} split has no labels and isn't used")
+            del kept[split]
+    dropped = sum(int((values < 0).sum()) for values in kept.values())
+    if dropped:
+        notes.append(f"{dropped:,} instances have no label and are left out")
+    return kept, notes
 
 
 def _items(numbers: Mapping[str, np.ndarray]) -> tuple[list[Item], bool, list[str]]:
-    """Labelled instances with their parts. A test split that is missing, or whose labels are kept back, is held out of
-    the training part; a missing validation split is cut where the data are read."""
-    notes = []
-    numbers = dict(numbers)
-    for split in ("validation", "test"):
-        if split in numbers and not (numbers[split] >= 0).any():
-            notes.append(f"the {split} split has no labels and isn't used")
-            del numbers[split]
-    dropped = sum(int((values < 0).sum()) for values in numbers.values())
-    if dropped:
-        notes.append(f"{dropped:,} instances have no label and are left out")
+    """Labelled instances with their parts. A test split that is missing is held out of the training part; a missing
+    validation split is cut where the data are read."""
     parted = len(numbers) > 1
-    items = []
+    items, notes = [], []
     for split, values in numbers.items():
         rows = np.flatnonzero(values >= 0)
         held: set[int] = set()

@@ -1,59 +1,303 @@
-"""Data sets in Python: any `torch.utils.data.Dataset` whose items are mappings."""
+"""Data sets in Python: anything with a length and positions whose items name modalities and a label."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, IterableDataset
 
 from ...errors import DataError, nearest
+from ..instance import attempted, infinite
+from ..source import Labels, Modality, Row
+
+# Positions looked at before anything is trained: shapes, types, labels, and whether an item is the same twice.
+_PROBES = 16
 
 
 class DatasetSplit:
-    """Any `torch.utils.data.Dataset` whose items are mappings of modality names, and `label`, to tensors or numbers.
+    """A data set in Python as a `Split` and a `Source`.
+
+    Items are mappings of modality names, and `label`, to tensors, arrays or numbers, or tuples whose places have
+    `names`. Floats become `dtype`, whole numbers stay; keys that nobody reads don't matter. A label is a class (a whole
+    number in any form, [1]-shaped ones and one-hot vectors too, or a word of `class_names`) or a map [H, W] of classes.
+
+    Args:
+        names: of the places of a tuple; None: items are mappings.
+        wanted: the modalities that are read; None: all that hold numbers.
+        name: of the data set, for messages: train[3].
+        class_names: words that labels may be.
+        dtype: of floating-point values.
+
+    Attributes:
+        notes: what was read in another way than it was given.
 
     Raises:
-        DataError: an item isn't such a mapping.
+        DataError: no such data set, or an item that can't be used; the message names it.
     """
 
-    def __init__(self, dataset: Any, label: str = "label") -> None:
-        self.dataset, self.label = dataset, label
-        if len(dataset) == 0:
-            raise DataError("the data set is empty")
-        first = dataset[0]
-        if not isinstance(first, Mapping) or label not in first:
-            found = sorted(first) if isinstance(first, Mapping) else type(first).__name__
-            raise DataError(f"each item must be a mapping of modalities and {label!r}; found {found}")
-        probe = np.unique(np.linspace(0, len(dataset) - 1, 16).astype(int))
+    def __init__(
+        self,
+        dataset: Any,
+        label: str = "label",
+        *,
+        names: Sequence[str] | None = None,
+        wanted: Sequence[str] | None = None,
+        name: str = "data",
+        class_names: Sequence[str] = (),
+        ignore: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        _check_kind(dataset, name)
+        self.dataset, self.label, self.name, self.dtype = dataset, label, name, dtype
+        self.names = tuple(names) if names is not None else None
+        self.class_names, self.ignore = tuple(class_names), ignore
+        self.numbers = {word: i for i, word in enumerate(self.class_names)}
+        self.notes: list[str] = []
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._types: dict[str, torch.dtype] = {}
+        self._maps = False
+        first = self._item(0)
+        if label not in first:
+            raise DataError(f"{name}[0] has no {label!r}; found {sorted(map(str, first))}")
+        known = [key for key in first if key != label]
+        self.wanted = list(known if wanted is None else dict.fromkeys(wanted))
+        for key in self.wanted:
+            if key not in first:
+                raise DataError(f"{name}[0] has no modality {key!r}; {nearest(key, map(str, known))}")
+        if wanted is None:
+            self.wanted = [key for key in self.wanted if _is_numeric(first[key])]
+        probe = np.unique(np.linspace(0, len(dataset) - 1, _PROBES).astype(int))
+        self._learn(probe)
         digests = [self._digest(probe), self._digest(probe)]
         self.deterministic = digests[0] == digests[1]
         self.fingerprint = digests[0]
 
-    def _digest(self, probe: np.ndarray) -> str:
-        digest = hashlib.sha256(str(len(self.dataset)).encode())
-        for i in probe:
-            for name, value in sorted(self.dataset[int(i)].items()):
-                digest.update(name.encode())
-                digest.update(np.ascontiguousarray(torch.as_tensor(value).numpy()).tobytes())
-        return digest.hexdigest()
-
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        items = [self.dataset[int(i)] for i in index]
-        for name in modalities:
-            if name not in items[0]:
-                raise DataError(f"the data have no modality {name!r}; {nearest(name, set(items[0]) - {self.label})}")
+    @property
+    def modalities(self) -> dict[str, Modality]:
+        """What items hold."""
+        return {key: Modality("array", self._shapes[key]) for key in self.wanted}
+
+    @property
+    def labels(self) -> Labels:
+        """What they are labelled with; how many classes there are a network says."""
+        return Labels("maps" if self._maps else "classes", self.class_names, None, self.ignore)
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """The one split that a data set is."""
+        return {self.name: len(self)}
+
+    def called(self, split: str, position: int) -> str:
+        """See `Source`."""
+        return self.called_at(position)
+
+    def called_at(self, position: int) -> str:
+        """See `split.called`."""
+        return f"{self.name}[{position}]"
+
+    def row(self, split: str, position: int) -> Row:
+        """See `Source`."""
+        item = self._item(position)
+        label = self._label(position, item)
+        values = {key: self._given(key, position, item) for key in self.wanted}
+        return Row(values, label.numpy() if isinstance(label, Tensor) else label)
+
+    def _given(self, key: str, i: int, item: Mapping[str, Any]) -> np.ndarray | DataError:
         try:
-            inputs = {name: default_collate([torch.as_tensor(item[name]) for item in items]) for name in modalities}
-        except RuntimeError as error:
+            found: np.ndarray = _tensor(item.get(key), self.dtype, f"{key} of {self.name}[{i}]").numpy()
+            return found
+        except DataError as error:
+            return error
+
+    def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """Modalities [B, ...] and labels of these items; see `Split`."""
+        for key in modalities:
+            if key not in self._shapes:
+                raise DataError(f"{self.name} has no modality {key!r}; {nearest(key, self._shapes)}")
+        rows = [(int(i), self._item(int(i))) for i in index]
+        inputs = {key: torch.stack([self._value(key, i, item) for i, item in rows]) for key in modalities}
+        labels = [self._label(i, item) for i, item in rows]
+        maps = [label if isinstance(label, Tensor) else torch.tensor(label) for label in labels] if self._maps else []
+        return inputs, _stacked(maps, f"{self.name}: label maps") if self._maps else torch.tensor(labels)
+
+    def _item(self, i: int) -> Mapping[str, Any]:
+        item = attempted(f"{self.name}[{i}]", lambda: self.dataset[i])
+        if self.names is not None and isinstance(item, (tuple, list)):
+            if len(item) != len(self.names):
+                raise DataError(f"{self.name}[{i}] has {len(item)} parts, names has {len(self.names)}")
+            return dict(zip(self.names, item, strict=True))
+        if not isinstance(item, Mapping):
+            tuples = "; tuples need their places' names: names=(...)" if isinstance(item, (tuple, list)) else ""
+            raise DataError(f"{self.name}[{i}]: each item must be a mapping of modalities and {self.label!r}, not a "
+                            f"{type(item).__name__}{tuples}")  # fmt: skip
+        return item
+
+    def _learn(self, probe: np.ndarray) -> None:
+        """Shapes and types from some items: a later one of another shape is named; floats among whole numbers are
+        floats everywhere."""
+        for number, i in enumerate(probe):
+            item = self._item(int(i))
+            label = self._label(int(i), item)
+            for key in self.wanted:
+                found = _tensor(item.get(key), self.dtype, f"{self.name}[{i}]: {key!r}")
+                if not number:
+                    self._shapes[key], self._types[key] = tuple(found.shape), found.dtype
+                self._types[key] = torch.promote_types(self._types[key], found.dtype)
+            if not number:
+                self._maps = isinstance(label, Tensor)
+
+    def _value(self, key: str, i: int, item: Mapping[str, Any]) -> Tensor:
+        given = item.get(key)
+        if type(given) is Tensor and _ready(given, self._types[key], self._shapes[key]):
+            return given
+        where = f"{self.name}[{i}]: {key!r}"
+        found = _tensor(given, self.dtype, where)
+        if tuple(found.shape) != self._shapes[key]:
+            raise DataError(f"{where} has shape {list(found.shape)} where the first has {list(self._shapes[key])}: "
+                            "modality lengths differ; pad or crop them to one")  # fmt: skip
+        wanted = self._types[key]
+        if found.dtype != wanted:
+            if found.is_floating_point() and not wanted.is_floating_point:
+                raise DataError(f"{where} holds {found.dtype}, the first items {wanted}; make them of one type")
+            found = found.to(wanted)
+        return found
+
+    def _label(self, i: int, item: Mapping[str, Any]) -> int | Tensor:
+        """A class, or a map [H, W] int64."""
+        given = item.get(self.label)
+        if type(given) is int:
+            return given
+        where = f"{self.name}[{i}]"
+        if isinstance(given, str):
+            if given not in self.numbers:
+                hint = nearest(given, self.numbers) if self.numbers else "name the classes: class_names=(...)"
+                raise DataError(f"{where}: label {given!r} is a word that no class has; {hint}")
+            return self.numbers[given]
+        if given is None:
+            raise DataError(f"{where} has no {self.label!r}; leave such items out")
+        found = _tensor(given, torch.float64, f"{where}: label")
+        return self._class(found, where)
+
+    def _class(self, found: Tensor, where: str) -> int | Tensor:
+        """A class, or a map [H, W] int64, of whatever numbers stand for it."""
+        if found.is_floating_point():
+            if infinite(found.numpy()) or bool((found != found.trunc()).any()):
+                text = f"{found.item():g}" if found.numel() == 1 else "numbers with a fraction"
+                raise DataError(f"{where}: label {text} is no class: whole numbers are wanted")
+            self._note("labels that are whole numbers with a point are read as classes")
+        found = found.to(torch.int64)
+        while found.dim() in (1, 3) and found.shape[0] == 1:
+            found = found[0]
+        if found.dim() == 1:
+            ones = int((found == 1).sum())
+            if ones != 1 or int((found != 0).sum()) != 1:
+                several = f"{ones} classes (multi-label); one is wanted" if ones > 1 else "a vector that isn't one-hot"
+                raise DataError(f"{where}: label is {several}")
+            self._note("one-hot labels are read as classes")
+            return int(found.argmax())
+        if found.dim() not in (0, 2):
             raise DataError(
-                f"instances {list(index[:4])}...: modality lengths differ within a batch: {error}"
-            ) from None
-        return inputs, torch.as_tensor(default_collate([torch.as_tensor(item[self.label]) for item in items]))
+                f"{where}: label has shape {list(found.shape)}; a class or a map [H, W] of classes is wanted"
+            )
+        return found if found.dim() else int(found)
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def _digest(self, probe: np.ndarray) -> str:
+        digest = hashlib.sha256(str(len(self.dataset)).encode())
+        for i in probe:
+            item = self._item(int(i))
+            values = {key: self._value(key, int(i), item) for key in self.wanted}
+            label = torch.as_tensor(self._label(int(i), item))
+            for name, tensor in sorted({**values, self.label: label}.items()):
+                digest.update(name.encode())
+                digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+        return digest.hexdigest()
+
+
+def _check_kind(dataset: Any, name: str) -> None:
+    """Raises DataError for what has no length and positions."""
+    if isinstance(dataset, DataLoader):
+        raise DataError(f"{name} is a DataLoader, which has made its batches already; give its .dataset")
+    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise DataError(
+            f"{name} is {_article(dataset)}, which can only be read from front to back; a data set with a length and "
+            "positions is wanted: list(...) of it, or datasets.Dataset.from_generator where that is too large"
+        )
+    if attempted(name, lambda: len(dataset)) == 0:
+        raise DataError(f"{name}: the data set is empty")
+
+
+def _article(thing: Any) -> str:
+    kind = "IterableDataset" if isinstance(thing, IterableDataset) else type(thing).__name__
+    return f"an {kind}" if kind[0] in "AEIOU" else f"a {kind}"
+
+
+def _ready(given: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor can be taken as it is."""
+    return given.dtype == dtype and given.shape == shape and given.device.type == "cpu" and not given.requires_grad
+
+
+def _stacked(parts: list[Tensor], what: str) -> Tensor:
+    shapes = {tuple(part.shape) for part in parts}
+    if len(shapes) > 1:
+        raise DataError(f"{what} have shapes {' and '.join(str(list(shape)) for shape in sorted(shapes)[:2])}; "
+                        "crop or pad them to one")  # fmt: skip
+    return torch.stack(parts)
+
+
+def _is_numeric(value: Any) -> bool:
+    try:
+        _tensor(value, torch.float32, "")
+    except DataError:
+        return False
+    return True
+
+
+_UNSIGNED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "uint16": lambda x: x.astype(np.int32), "uint32": lambda x: x.astype(np.int64),
+}  # fmt: skip
+
+
+def _tensor(value: Any, dtype: torch.dtype, where: str) -> Tensor:
+    """Numbers in any form as a tensor on the CPU without gradient, floats in `dtype`.
+
+    Raises:
+        DataError: no numbers, or numbers that no tensor holds unchanged.
+    """
+    if value is None:
+        raise DataError(f"{where} is missing")
+    if isinstance(value, Tensor):
+        found = value.detach()
+        found = (found.to_dense() if found.layout != torch.strided else found).to("cpu")
+    else:
+        array = attempted(where, lambda: np.asarray(value))
+        if array.dtype.name in ("bfloat16",) or array.dtype == np.longdouble:
+            array = array.astype(np.float32 if array.dtype.itemsize < 8 else np.float64)
+        if array.dtype.kind not in "biuf" or hasattr(value, "getbands"):
+            raise DataError(f"{where} is {_article(value)}; a tensor or an array of numbers is wanted")
+        if array.dtype.name == "uint64" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+            raise DataError(f"{where} holds {int(array.max())}, more than a 64-bit whole number with a sign")
+        array = array.astype(np.int64) if array.dtype.name == "uint64" else array
+        array = _UNSIGNED.get(array.dtype.name, np.ascontiguousarray)(array)
+        # a zero-dimensional array may lose its shape on the way
+        array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+        found = torch.from_numpy(array).reshape(np.shape(value))
+    if found.is_complex() or found.is_quantized:
+        raise DataError(f"{where} holds {found.dtype}; real numbers are wanted")
+    if found.is_floating_point() and found.dtype != dtype:
+        cast = found.to(dtype)
+        if dtype != torch.float64 and bool((~torch.isfinite(cast) & torch.isfinite(found)).any()):
+            raise DataError(f"{where} holds numbers too large for {dtype}")
+        found = cast
+    return found.to(dtype) if found.dtype == torch.bool else found

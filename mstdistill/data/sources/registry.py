@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
 from functools import lru_cache
 from pathlib import Path
 
 from ...errors import ConfigError, nearest
+from ..place import home
 from ..task import Task
 
 
@@ -35,12 +35,6 @@ def find_task(name: str) -> Task:
     if name not in known:
         raise ConfigError(f"unknown task {name!r}; {nearest(name, known)}")
     return known[name]
-
-
-def home() -> Path:
-    """Where embedded data is kept: $MSTDISTILL_HOME, else the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("MSTDISTILL_HOME") or Path(cache) / "mstdistill")
 
 
 def folder_of(task: Task, directory: str | None) -> Path:

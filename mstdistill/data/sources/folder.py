@@ -1,0 +1,79 @@
+"""A prepared folder, whoever made it, as a source of rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..prepared.store import PreparedSplit, read_card
+from ..source import Labels, Modality, Row
+from .registry import tasks
+
+# Rows taken from disk together; rows are asked for one after the other.
+_BLOCK = 64
+
+
+class PreparedSource:
+    """The rows of a prepared folder, as stored; a `Source`.
+
+    Raises:
+        DataError: no prepared data there, or damaged ones.
+    """
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.card = folder, read_card(folder)
+        self.task = tasks().get(str(self.card.get("task")))
+        self.parts = {split: PreparedSplit(folder, split, self.card) for split in self.card["splits"]}
+        self._block: tuple[str, int, dict[str, Any]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all splits."""
+        return "|".join(part.fingerprint for part in self.parts.values())
+
+    @property
+    def modalities(self) -> dict[str, Modality]:
+        """Arrays of the card's shapes; of a task that ships, its own modalities alone."""
+        known = self.task.modalities if self.task is not None and self.task.modalities else None
+        return {
+            name: Modality("array", tuple(facts["shape"])) for name, facts in self.card["modalities"].items()
+            if name not in ("label", "part") and (known is None or name in known)
+        }  # fmt: skip
+
+    @property
+    def labels(self) -> Labels:
+        """As the card names them; where it doesn't, as the task does."""
+        task = self.task if self.task is not None and self.task.num_classes else None
+        names = tuple(self.card.get("classes", ())) or (task.class_names if task is not None else ())
+        kind = "maps" if self.card["modalities"]["label"]["shape"] else "classes"
+        count = task.num_classes if task is not None else len(names) or None
+        return Labels(kind, names, count, task.ignore_index if task is not None else None)
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Rows by split."""
+        return {split: len(part) for split, part in self.parts.items()}
+
+    def row(self, split: str, position: int) -> Row:
+        """See `Source`; numbers as they are stored."""
+        start = position - position % _BLOCK
+        if self._block is None or self._block[:2] != (split, start):
+            part = self.parts[split]
+            index = torch.arange(start, min(start + _BLOCK, len(part)))
+            wanted = [*self.modalities, "label"]
+            self._block = split, start, {name: part.columns[name].take(index).numpy() for name in wanted}
+        values = {name: column[position - start] for name, column in self._block[2].items()}
+        return Row(values, values.pop("label"))
+
+    def called(self, split: str, position: int) -> str:
+        """See `Source`."""
+        return f"{split}: {self.parts[split].called_at(position)}"

@@ -1,0 +1,69 @@
+"""Tests that take long and vary one thing only, each in a way that others prove too: of these a run takes a part.
+
+The number of the commit picks it, so that the next commits take the others; plain `pytest` and `scripts/test.sh --all`
+take all of them. What was left out is said at the end of a run.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+PARTS = 3
+_LAUNCH = "tests/test_launch_configs.py::"
+FAMILIES = {
+    # the same training, started by another launcher: each imports everything in each of its processes
+    "launchers": (
+        f"{_LAUNCH}test_one_process_starts", f"{_LAUNCH}test_two_cpu_processes_train_together_and_stop_when_asked",
+        f"{_LAUNCH}test_zero_starts_on_cpus", f"{_LAUNCH}test_a_slurm_job_saves_and_queues_again",
+        f"{_LAUNCH}test_an_elastic_run_outlives_a_lost_process",
+        "tests/distributed/test_nodes.py::test_a_lost_node_is_replaced_and_the_weights_are_those_of_an_undisturbed_run",
+    ),
+}  # fmt: skip
+
+
+def left_out(names: Iterable[str], number: int) -> dict[str, str]:
+    """The tests, by their node ids, that the run of this number leaves to others, each with its family."""
+    names, found = list(names), {}
+    for family, members in FAMILIES.items():
+        own = sorted(name for name in names if name.split("[")[0] in members)
+        found |= {name: family for place, name in enumerate(own) if place % PARTS != number % PARTS}
+    return found
+
+
+def number_of_commit(root: Path) -> int | None:
+    """How many commits led to the one checked out; in a shallow clone its hash. None: no repository."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if git("rev-parse", "--is-shallow-repository") == "true":
+            return int(git("rev-parse", "HEAD"), 16)
+        return int(git("rev-list", "--count", "HEAD"))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class Rotation:
+    """Skips what another run takes."""
+
+    def __init__(self, root: Path) -> None:
+        self.number = number_of_commit(root)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        if self.number is None:
+            return
+        others = left_out([item.nodeid for item in items], self.number)
+        for item in items:
+            if item.nodeid in others:
+                reason = f"of the {others[item.nodeid]} another part is run; --all runs all"
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        families = ", ".join(FAMILIES)
+        part = "all parts" if self.number is None else f"part {self.number % PARTS + 1} of {PARTS} (by the commit)"
+        terminalreporter.section(f"{families}: {part}; scripts/test.sh --all runs all")
