@@ -61,7 +61,9 @@ class ModelSettings(Settings):
     revision: str | None = Field(None, description="hf: branch, tag or commit on the hub")
     trust_remote_code: bool = Field(False, description="hf: run the code that comes with the model")
     max_length: int | None = Field(None, ge=1, description="hf: tokens a text is padded or cut to; none: at most 128")
-    max_seconds: float = Field(10.0, gt=0, description="hf: length of sounds for models that read raw samples")
+    max_seconds: float = Field(
+        10.0, gt=0, description="hf: length that sounds are padded or cut to, where the processor has none of its own"
+    )
     gradient_checkpointing: bool = Field(False, description="hf: less memory in training, a third more time")
     compile: bool = Field(False, description="torch.compile for plain forwards; tapped ones stay as they are")
 

@@ -31,7 +31,7 @@ from .cut import protocol_splits, publisher_splits
 from .plan import Column, Item, Plan, Watcher
 from .store import PreparedSplit, read_card
 
-VERSION = 1
+VERSION = 2
 # Fewer instances are prepared before another process has started.
 _FEW = 512
 
