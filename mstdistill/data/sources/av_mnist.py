@@ -83,6 +83,7 @@ def prepare(
             "train_speakers": list(train_speakers), "test_speakers": list(test_speakers), "noise": bool(clips),
             "dtype": dtype,
         },
+        order="train images, then test images",
         card={
             "title": TASK.title,
             "note": note,

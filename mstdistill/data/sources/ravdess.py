@@ -67,6 +67,7 @@ def prepare(
         items=items,
         read=ReadClip(root, found),
         settings={"faces": found.how},
+        order="by actor, then by name",
         card={
             "title": TASK.title,
             "classes": list(EMOTIONS),
@@ -84,7 +85,7 @@ def prepare(
 
 
 def _pairs(root: Path) -> tuple[list[Item], list[str]]:
-    """Clips with both files, in name order, and the files without a partner."""
+    """Clips with both files, by actor, then by name, and the files without a partner."""
     videos: dict[str, Path] = {}
     sounds: dict[str, Path] = {}
     for path in sorted(root.rglob("*")):
@@ -98,7 +99,7 @@ def _pairs(root: Path) -> tuple[list[Item], list[str]]:
         if clip in kept:
             raise DataError(f"{kept[clip]} and {path} are the same clip; keep one of them")
         kept[clip] = path
-    both = sorted(videos.keys() & sounds.keys())
+    both = sorted(videos.keys() & sounds.keys(), key=lambda clip: (clip[-2:], clip))
     if not both:
         raise DataError(
             f"{root}: no pairs of RAVDESS speech files (Actor_*/01-01-*.mp4 with 03-01-*.wav) below it; "
@@ -145,6 +146,7 @@ TASK = Task(
     title="acted emotions: faces with speech (paper); needs RAVDESS's speech archives",
     modalities={"video": (FRAMES, 3, SIDE, SIDE), "audio": (COEFFICIENTS, MFCC_FRAMES)},
     num_classes=8,
+    version=2,
     class_names=EMOTIONS,
     prepare=prepare,
     options={
