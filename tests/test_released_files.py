@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,15 +226,15 @@ def test_ravdess_as_released(tmp_path: Path) -> None:
 
 
 def test_resampling_as_released() -> None:
-    """A tone below 11 kHz is kept by the longer filter where the shorter one takes from it; values are of 16 bits."""
+    """The longer filter keeps a tone of 9,600 Hz and nothing of one of 12,000, which 22,050 Hz can't hold; 16 bits."""
     time = torch.arange(48000, dtype=torch.float32) / 48000
-    tone = 0.5 * torch.sin(2 * torch.pi * 10200 * time)
-    power = [float(convert(tone, 48000, 22050)[200:-200].square().mean()) for convert in (resample, resample_kaiser)]
-    assert power[1] == pytest.approx(0.125, rel=0.01)
-    assert abs(power[0] - 0.125) > abs(power[1] - 0.125)
-    kept = resample_kaiser(tone, 48000, 22050) * 32768
-    assert torch.equal(kept, kept.round())
-    assert float(resample_kaiser(torch.ones(4800) * 1.5, 48000, 22050).max()) <= 1
+    for pitch, wanted in ((1000, 0.125), (9600, 0.125), (12000, 0.0)):
+        tone = 0.5 * torch.sin(2 * torch.pi * pitch * time)
+        kept = resample_kaiser(tone, 48000, 22050)
+        assert float(kept[200:-200].square().mean()) == pytest.approx(wanted, abs=1e-4)
+        assert torch.equal(kept * 32768, (kept * 32768).round())
+    assert float(resample(0.5 * torch.sin(2 * torch.pi * 9600 * time), 48000, 22050).square().mean()) < 0.1
+    assert float(resample_kaiser(torch.ones(4800) * 1.5, 48000, 22050).max()) < 1
 
 
 @pytest.mark.parametrize(
@@ -251,6 +252,9 @@ def test_import_bgr(
     """The imported network on RGB is the checkpoint's on BGR."""
     torch.manual_seed(0)
     theirs = build(name, classes, **options).eval()
+    for parameter in theirs.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.kaiming_normal_(parameter)  # as FuseNet begins, it says nothing that float32 could tell
     torch.save(theirs.state_dict(), tmp_path / "in.pth")
     words = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
     out = tmp_path / "out.safetensors"
@@ -263,8 +267,9 @@ def test_import_bgr(
     bgr = rgb.flip(rgb.shape.index(3, 1))
     with torch.no_grad():
         wanted = theirs(bgr, *rest)
-        assert torch.allclose(ours(rgb, *rest), wanted, atol=1e-5)
-        assert not torch.allclose(theirs(rgb, *rest), wanted, atol=1e-4)
+        size = float(wanted.abs().max())
+        assert torch.allclose(ours(rgb, *rest), wanted, atol=1e-5 * size)
+        assert not torch.allclose(theirs(rgb, *rest), wanted, atol=1e-3 * size)
 
 
 def test_import_bgr_of_what_sees_no_colours(command: Command, tmp_path: Path) -> None:
@@ -272,3 +277,10 @@ def test_import_bgr_of_what_sees_no_colours(command: Command, tmp_path: Path) ->
     words = (tmp_path / "in.pth", "--backbone", "LeNet5", "--out", tmp_path / "out.safetensors", "--bgr")
     refused(command("import", *words), "--bgr", "LeNet5")
     assert find_task("ravdess").options["released"].kind is bool
+
+
+def test_the_table_of_differences_is_the_measured_one() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    page = (docs / "data.md").read_text()
+    for row in json.loads((docs / "results" / "released-differences.json").read_text())["differences"]:
+        assert " | ".join(row[name] for name in ("what", "ours", "released", "size", "switch")) in page
