@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from mstdistill import config
+from mstdistill.config import DataSettings
 from mstdistill.data.prepared.build import build
 from mstdistill.data.prepared.cut import protocol_rows, released_order
 from mstdistill.data.prepared.indices import read_permutation
 from mstdistill.data.prepared.plan import Column, Item, Plan
 from mstdistill.data.prepared.store import read_card, write
+from mstdistill.data.prepared.views import make_view, open_views
 from mstdistill.data.sources import crisismmd, ravdess
+from mstdistill.data.sources.own import open_own
 from mstdistill.data.sources.published import open_splits
 from mstdistill.data.sources.registry import find_task
 from mstdistill.data.task import SPLITS
@@ -145,6 +148,21 @@ def test_the_setting(tmp_path: Path) -> None:
     write(tmp_path / "cut", dict.fromkeys(SPLITS, row), {"task": "crisismmd-v2"})
     with pytest.raises(ConfigError, match="splits of its own"):
         rows_of(tmp_path / "cut", indices="i.csv")
+
+
+def test_own_data_take_an_index_file(tmp_path: Path) -> None:
+    import datasets
+
+    columns = {"age": list(range(10)), "label": [i % 2 for i in range(10)]}
+    datasets.Dataset.from_dict(columns).save_to_disk(str(tmp_path / "own"))
+    data = open_own(DataSettings(dir=str(tmp_path / "own"), columns={"age": "age"}))
+    views = [make_view(data, "age", None, "student")]
+    path = indices(tmp_path / "i.csv", list(range(9, -1, -1)))
+    found = open_views(data, views, group=0, limit=None, split="protocol", screen=QUIET, indices=str(path))
+    assert found["train"].fetch(np.arange(6), ["age"])[0]["age"][:, 0].tolist() == [9, 8, 7, 6, 5, 4]
+    data.parted = True
+    with pytest.raises(ConfigError, match="splits of their own"):
+        open_views(data, views, group=0, limit=None, split="protocol", screen=QUIET, indices=str(path))
 
 
 def test_rows_stand_in_the_released_order(tmp_path: Path) -> None:

@@ -26,15 +26,20 @@ def folder_below(root: Path, names: Sequence[str]) -> Path | None:
     return found.pop() if found else None
 
 
-@lru_cache(maxsize=16)
 def mapped(path: Path) -> np.ndarray:
-    """An array file's values, on disk until they are asked for; opened once a process.
+    """An array file's values, on disk until they are asked for; opened once a process, and again where it has changed.
 
     Raises:
         DataError: missing, no NumPy file, truncated, or of Python objects, which only a pickle could hold.
     """
     if not path.exists():
         raise DataError(f"{path} is missing; the authors' arrays belong together")
+    facts = path.stat()
+    return _mapped(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _mapped(path: Path, size: int, changed: int) -> np.ndarray:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
