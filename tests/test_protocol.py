@@ -150,9 +150,10 @@ def test_the_setting(tmp_path: Path) -> None:
         rows_of(tmp_path / "cut", indices="i.csv")
 
 
-def test_own_data_take_an_index_file(tmp_path: Path) -> None:
+def test_own_data_take_an_index_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
+    monkeypatch.setenv("MSTDISTILL_HOME", str(tmp_path / "home"))
     columns = {"age": list(range(10)), "label": [i % 2 for i in range(10)]}
     datasets.Dataset.from_dict(columns).save_to_disk(str(tmp_path / "own"))
     data = open_own(DataSettings(dir=str(tmp_path / "own"), columns={"age": "age"}))

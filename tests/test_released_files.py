@@ -158,6 +158,12 @@ MISFITS: list[tuple[str, str, Callable[[Path], Any], str]] = [
     ("ravdess", "label_data.npy", saved(lambda x: x.astype(object)), "no NumPy array that can be read"),
     ("ravdess", "video_data.npy", lambda path: path.write_bytes(path.read_bytes()[:9999]), "no NumPy array"),
     ("ravdess", "audio_data.npy", lambda path: path.write_bytes(b""), "no NumPy array"),
+    (
+        "ravdess",
+        "audio_data.npy",
+        lambda path: path.write_bytes(path.read_bytes().replace(b"(6, 15", b"(6, (5")),
+        "no NumPy array",
+    ),
     ("ravdess", "video_data.npy", Path.unlink, "is missing"),
     ("av-mnist", "image/test_data.npy", saved(lambda x: x[:, :700]), "[4, 700], where [N, 784] or [N, 28, 28]"),
     ("av-mnist", "audio/train_data.npy", saved(lambda x: x[:3]), "3 rows, where train_data.npy has 6"),

@@ -42,7 +42,7 @@ def mapped(path: Path) -> np.ndarray:
 def _mapped(path: Path, size: int, changed: int) -> np.ndarray:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # damaged headers fail in kinds of their own
         raise DataError(f"{path}: no NumPy array that can be read ({first_line(error)}); fetch it again") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "uif":
         raise DataError(
