@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .errors import ConfigError, DataError, LostProcess, MstdistillError, nearest
+from .prepare_command import PrepareCommand, parse
 
 HELP = """Cross-modal knowledge distillation with a mixture of specialised teachers.
 
@@ -139,13 +140,14 @@ def evaluate(
     screen.say(f"figures: {path}")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(cls=PrepareCommand, context_settings={"allow_extra_args": True, "ignore_unknown_options": True,
+                                                   "allow_interspersed_args": False})  # fmt: skip
 def prepare(
     context: typer.Context,
-    task: Annotated[str, typer.Argument(help="see: mstdistill tasks")],
+    task: Annotated[str, typer.Argument(help="see below; the options after it are its own")],
     out: Annotated[Path | None, typer.Option(help="folder of the prepared data; none: the task's own place")] = None,
 ) -> None:
-    """Make a task's data from its publisher's files; each task has its own options (see: mstdistill tasks).
+    """Make a task's data from its publisher's files.
 
     Examples:
 
@@ -154,18 +156,22 @@ def prepare(
       mstdistill prepare av-mnist --mnist downloads/mnist --fsdd downloads/fsdd --out data/av-mnist
 
       mstdistill prepare ravdess --source downloads/ravdess --out data/ravdess --workers 8
+
+      mstdistill prepare ravdess --help
     """
     from .data.prepared.store import read_card
     from .data.sources.registry import find_task, folder_of
     from .engine.progress import Screen
 
+    if task.startswith("-"):
+        raise ConfigError(f"{task}: the task comes first, then its options: mstdistill prepare TASK {task} ...")
     chosen = find_task(task)
-    options = _extra_options(context.args, chosen.options, task)
-    folder = folder_of(chosen, str(out) if out else None)
     if chosen.prepare is None:
         raise DataError(
             f"{task}: training prepares your own data by itself; look them over with: mstdistill check DATA"
         )
+    options = parse(chosen, context.args)
+    folder = folder_of(chosen, options.pop("out", out and str(out)))
     screen = Screen()
     chosen.prepare(folder, screen, **options)
     card = read_card(folder)
@@ -173,26 +179,6 @@ def prepare(
     screen.say(f"{task}: {counts} instances in {folder}  (card.json says what and from where)")
     if card.get("note"):
         screen.say(f"note: {card['note']}")
-
-
-def _extra_options(args: list[str], known: Any, task: str) -> dict[str, Any]:
-    """`--name value` or `--name=value` pairs that a task declares."""
-    import yaml
-
-    options: dict[str, Any] = {}
-    queue = list(args)
-    while queue:
-        word = queue.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or name.replace("-", "_") not in known:
-            raise ConfigError(f"{task} has no option {word!r}; {nearest(name, known)}")
-        if not equals:
-            if not queue:
-                raise ConfigError(f"option {word!r} needs a value")
-            value = queue.pop(0)
-        parsed = yaml.safe_load(value)
-        options[name.replace("-", "_")] = parsed if isinstance(parsed, (int, float)) else value
-    return options
 
 
 @app.command()
@@ -318,6 +304,7 @@ def tasks() -> None:
 
     from .backbones.catalogue import backbones
     from .config import PRESETS, recipe_names
+    from .data.options import flag
     from .data.sources.registry import folder_of
     from .data.sources.registry import tasks as known
     from .engine.progress import Screen
@@ -331,10 +318,11 @@ def tasks() -> None:
         there = "yes" if (folder_of(task, None) / "card.json").exists() else "on first use" if task.embedded else "no"
         table.add_row(task.name, task.title, shapes, str(task.num_classes or "any"), there)
     screen.say(table)
-    table = Table("prepare", "option", "what", title="options of prepare", title_justify="left")
+    table = Table("prepare", "option", "what", "value", "default", title="options of prepare", title_justify="left")
     for task in known().values():
-        for number, (name, what) in enumerate(task.options.items()):
-            table.add_row("" if number else task.name, f"--{name.replace('_', '-')}", what)
+        for number, (name, option) in enumerate(task.options.items()):
+            start = "" if number else task.name
+            table.add_row(start, flag(name), option.help, option.wanted, option.default_shown)
     screen.say(table)
     table = Table("backbone", "inputs", "what", title="backbones", title_justify="left")
     for name, backbone in backbones().items():
@@ -409,7 +397,11 @@ def import_checkpoint(
     out: Annotated[Path, typer.Option(help="where they go: a new .safetensors file")],
     num_classes: Annotated[int | None, typer.Option(min=1, help="none: as many as the weights have")] = None,
     option: Annotated[list[str] | None, typer.Option(help="of the backbone, as key=value; may be repeated")] = None,
-) -> None:
+    bgr: Annotated[
+        bool, typer.Option("--bgr", help="it was trained on pictures in BGR order (the authors' RAVDESS): turn its "
+                           "first layer to RGB, which this project's pictures have")
+    ] = False,
+) -> None:  # fmt: skip
     """Check a checkpoint of the authors' code against a backbone and keep it as safetensors; runs no code of the file.
 
     Example: mstdistill import CNN-I.pth --backbone CNN-I --out weights/CNN-I.safetensors
@@ -417,9 +409,10 @@ def import_checkpoint(
     from .engine.progress import Screen
     from .importing import import_state_dict, parse_options
 
-    found = import_state_dict(checkpoint, backbone, num_classes, parse_options(option or []), out)
-    Screen().say(f"{backbone}, {found.num_classes} classes: {found.tensors} tensors, {found.parameters:,} parameters; "
-                 f"in a recipe:  weights: {out}")  # fmt: skip
+    found = import_state_dict(checkpoint, backbone, num_classes, parse_options(option or []), out, bgr)
+    turned = ", its first layer turned from BGR to RGB" if bgr else ""
+    Screen().say(f"{backbone}, {found.num_classes} classes: {found.tensors} tensors, {found.parameters:,} parameters"
+                 f"{turned}; in a recipe:  weights: {out}")  # fmt: skip
 
 
 def main() -> None:

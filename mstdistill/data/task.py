@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .options import Option, checking
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -20,8 +22,9 @@ class Task:
         num_classes: labels are 0 to num_classes - 1.
         class_names: for tables.
         ignore_index: a label that doesn't count, for dense tasks.
-        options: settings of `prepare` with their defaults and help.
-        prepare: makes the data in a folder; called with it, whom to tell, and options; none for a user's own data.
+        options: settings of `prepare`, named as its keywords.
+        prepare: makes the data in a folder; called with it, whom to tell, and options, which are checked before it does
+            anything; none for a user's own data.
         embedded: needs no files: prepared by itself on first use.
         version: changes when `prepare` makes other data from the same settings.
     """
@@ -35,4 +38,8 @@ class Task:
     ignore_index: int | None = None
     embedded: bool = False
     version: int = 1
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.prepare is not None:
+            object.__setattr__(self, "prepare", checking(self.name, self.prepare, self.options))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..decode.spectra import log_mel, resample
+from ..options import Option
 from ..prepared.plan import Watcher
 from ..prepared.store import write
 from ..task import SPLITS, Task
@@ -109,5 +110,8 @@ TASK = Task(
     class_names=tuple(str(i) for i in range(10)),
     prepare=prepare,
     embedded=True,
-    options={"seed": "seed of splits, voices and noise", "image_noise": "noise on pixels in [0, 1]"},
+    options={
+        "seed": Option("seed of splits, voices and noise", int, SEED, least=0, most=2**31 - 1),
+        "image_noise": Option("standard deviation of the noise on pixels in [0, 1]", float, IMAGE_NOISE, least=0),
+    },
 )

@@ -20,6 +20,7 @@ from ...errors import DataError
 from ..decode.encoders import load_encoder, load_tokenizer, pooled_images, pooled_texts
 from ..decode.picture import normalised, read_rgb
 from ..decode.tweet import normalise_tweet
+from ..options import WORKERS, Option, max_broken
 from ..prepared.build import build
 from ..prepared.plan import SOURCES, Column, Item, Plan, Watcher
 from ..task import Task
@@ -30,7 +31,9 @@ CLASSES = (
     "missing_or_found_people", "rescue_volunteering_or_donation_effort", "vehicle_damage", "other_relevant_information",
 )  # fmt: skip
 PARTS = ("train", "dev", "test")
+ORDER = ("dev", "test", "train")  # in which the paper's authors merge them
 COLUMNS = ("tweet_id", "tweet_text", "image", "label")
+TEXT_ENCODER, IMAGE_ENCODER = "vinai/bertweet-base", "timm/resnet50.tv_in1k"
 IMAGE, TEXT, SIDE, MAX_TOKENS = 2048, 768, 224, 128
 
 
@@ -38,8 +41,8 @@ def prepare(
     folder: Path,
     screen: Watcher,
     source: str | None = None,
-    text_encoder: str = "vinai/bertweet-base",
-    image_encoder: str = "timm/resnet50.tv_in1k",
+    text_encoder: str = TEXT_ENCODER,
+    image_encoder: str = IMAGE_ENCODER,
     workers: int | None = None,
     max_broken: float = 0.02,
 ) -> Path:
@@ -65,6 +68,7 @@ def prepare(
         encode=Encode(text_encoder, image_encoder),
         encode_rows=32,
         settings={"text_encoder": text_encoder, "image_encoder": image_encoder},
+        order=", ".join(ORDER),
         card={
             "title": TASK.title,
             "classes": list(CLASSES),
@@ -92,11 +96,11 @@ def _tables(root: Path) -> dict[str, Path]:
 
 
 def _tweets(files: dict[str, Path]) -> tuple[list[Item], int]:
-    """One item a tweet id, in the order of the tables, and how many further rows of known ids were left out."""
+    """One item a tweet id, in the order `ORDER` of the tables, and how many further rows of known ids were left out."""
     items: dict[str, Item] = {}
     rows = 0
-    for part, name in enumerate(PARTS):
-        path = files[name]
+    for name in ORDER:
+        path, part = files[name], PARTS.index(name)
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
@@ -171,13 +175,17 @@ TASK = Task(
     title="tweets of disasters with pictures, humanitarian classes (paper); needs CrisisMMD v2",
     modalities={"image": (IMAGE,), "text": (TEXT,)},
     num_classes=8,
+    version=2,
     class_names=CLASSES,
     prepare=prepare,
     options={
-        "source": "the unpacked archive: data_image/ and crisismmd_datasplit_all/",
-        "text_encoder": "hub name or folder; default vinai/bertweet-base",
-        "image_encoder": "hub name or folder; default timm/resnet50.tv_in1k (torchvision's ImageNet weights)",
-        "workers": "processes that read; default: one a core",
-        "max_broken": "largest share of unreadable tweets; default 0.02",
+        "source": Option(
+            "the unpacked archive: data_image/ and crisismmd_datasplit_all/; or the paper's authors' CMMD_data.pth",
+            example="downloads/crisismmd",
+        ),
+        "text_encoder": Option("hub name or folder", default=TEXT_ENCODER),
+        "image_encoder": Option("hub name or folder; the default has torchvision's weights", default=IMAGE_ENCODER),
+        "workers": WORKERS,
+        "max_broken": max_broken("tweets"),
     },
 )

@@ -24,6 +24,7 @@ from ..decode.picture import normalised, resize
 from ..decode.sound import read_sound
 from ..decode.spectra import vggish_patches
 from ..decode.video import read_at
+from ..options import WORKERS, Option, max_broken
 from ..prepared.build import build
 from ..prepared.plan import SOURCES, Column, Item, Plan, Watcher
 from ..task import Task
@@ -32,6 +33,7 @@ from .files import checksums, sha256, source_folder
 SECONDS, SIDE = 10, 224
 VISUAL, AUDIO = (SECONDS, 7, 7, 512), (SECONDS, 128)
 CLASSES = 141
+IMAGE_ENCODER, FRAMES = "timm/vgg19.tv_in1k", 16
 FEATURE_SUFFIXES = (".zip", ".npy", ".npz", ".pkl", ".h5")
 CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")
 PARTS = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
@@ -42,9 +44,9 @@ def prepare(
     screen: Watcher,
     source: str | None = None,
     clips: str | None = None,
-    image_encoder: str = "timm/vgg19.tv_in1k",
+    image_encoder: str = IMAGE_ENCODER,
     audio_encoder: str | None = None,
-    frames: int = 16,
+    frames: int = FRAMES,
     dtype: str = "float16",
     workers: int | None = None,
     max_broken: float = 0.02,
@@ -235,13 +237,16 @@ TASK = Task(
     num_classes=CLASSES,
     prepare=prepare,
     options={
-        "source": "folder with the AVEL authors' extracted features, or with VGGSound's clips",
-        "clips": "the list, vggsound-avel50k.csv; default: the one csv below --source",
-        "image_encoder": "for clips: hub name or folder; default timm/vgg19.tv_in1k",
-        "audio_encoder": "for clips: VGGish's weights, a file",
-        "frames": "for clips: pictures a second, averaged; default 16",
-        "dtype": "float16 or float32; default float16",
-        "workers": "processes that read; default: one a core",
-        "max_broken": "largest share of unreadable clips; default 0.02",
+        "source": Option(
+            "folder with extracted features (the list's or the paper's authors'), or with VGGSound's clips",
+            example="downloads/vggsound",
+        ),
+        "clips": Option("the list, vggsound-avel50k.csv", unset="the one below --source"),
+        "image_encoder": Option("for clips: hub name or folder", default=IMAGE_ENCODER),
+        "audio_encoder": Option("for clips: a file of VGGish's weights"),
+        "frames": Option("for clips: pictures a second, their maps averaged", int, FRAMES, least=1),
+        "dtype": Option("how features are stored", default="float16", choices=("float16", "float32")),
+        "workers": WORKERS,
+        "max_broken": max_broken("clips"),
     },
 )

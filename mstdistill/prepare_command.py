@@ -1,0 +1,93 @@
+"""`mstdistill prepare TASK`: each task's own options, as a command that typer parses and explains."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from .data.options import Option, checked, flag, unknown
+from .data.task import Task
+from .errors import ConfigError
+
+OUT = Option("folder of the prepared data", unset="the task's own place")
+_KINDS: dict[type, str] = {str: "text", int: "int", float: "float", tuple: "a,b,..."}
+# click's own class, or that of the copy within newer typers
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+def parse(task: Task, words: list[str]) -> dict[str, Any]:
+    """A task's options, and `out` where it is given, from the words after the task's name; of a repeated one the last.
+
+    Raises:
+        typer.Exit: the task's help was asked for, and shown.
+        ConfigError: an unknown option, a missing or a wrong value.
+    """
+    known = {**task.options, "out": OUT}
+    taken: list[dict[str, Any]] = []
+    try:
+        _command(task, known, taken).main(words, f"mstdistill prepare {task.name}", standalone_mode=False)
+    except _UsageError as error:
+        if hasattr(error, "possibilities"):  # an unknown option
+            raise ConfigError(unknown(task.name, known, error.option_name)) from None  # type: ignore[attr-defined]
+        line = error.format_message()  # type: ignore[attr-defined]
+        raise ConfigError(
+            f"{task.name}: {line[:1].lower()}{line[1:].rstrip('.')}; see: {_usage(task)} --help"
+        ) from None
+    if not taken:
+        raise typer.Exit
+    return checked(task.name, known, taken[0])
+
+
+def example(task: Task) -> str:
+    """A command that prepares a task."""
+    given = (f" {flag(name)}" + ("" if option.example is True else f" {option.example}")
+             for name, option in task.options.items() if option.example)  # fmt: skip
+    out = "" if task.embedded else f" --out data/{task.name}"
+    return _usage(task) + "".join(given) + out
+
+
+def _usage(task: Task) -> str:
+    return f"mstdistill prepare {task.name}"
+
+
+def _command(task: Task, known: Mapping[str, Option], taken: list[dict[str, Any]]) -> Any:
+    """The command of a task: it puts the options given into `taken`, texts as yet."""
+
+    def take(**options: Any) -> None:
+        taken.append({name: value for name, value in options.items() if value is not None})
+
+    annotations = {name: _annotation(name, option) for name, option in known.items()}
+    parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+                  for name, annotation in annotations.items()]  # fmt: skip
+    take.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    take.__annotations__ = annotations
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    app.command(help=f"{task.title}\n\nExample: {example(task)}")(take)
+    return typer.main.get_command(app)
+
+
+def _annotation(name: str, option: Option) -> Any:
+    """What typer is to know of an option; its value stays a text, which `Option.check` reads."""
+    default = option.default_shown
+    about = f"{option.help}; default: {default}" if default else option.help
+    if option.kind is bool:
+        return Annotated[bool | None, typer.Option(flag(name), help=about)]
+    metavar = "|".join(option.choices) or _KINDS[option.kind]
+    if option.least is not None:
+        metavar += f" {option.least}.." if option.most is None else f" {option.least}..{option.most}"
+    return Annotated[str | None, typer.Option(flag(name), help=about, metavar=metavar, show_default=False)]
+
+
+class PrepareCommand(TyperCommand):
+    """`prepare` itself, whose help lists the tasks."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from .data.sources.registry import tasks
+
+        known = [f"  {task.name}: {task.title}" for task in tasks().values() if task.prepare]
+        self.help = "\n\n".join([self.help or "", "Tasks (mstdistill prepare TASK --help: its options):", *known])
+        super().format_help(ctx, formatter)
