@@ -28,6 +28,7 @@ from .data.view import modality_of
 from .engine.launch import start, trackers_ended, trackers_started
 from .engine.loop import Trainer
 from .engine.progress import Screen
+from .engine.run_lock import LOCK, run_lock
 from .engine.stopping import resume_with
 from .errors import ConfigError, DataError, Interrupted, LostProcess, MstdistillError, first_line
 from .experiment import LARGE_MASK, Experiment
@@ -84,12 +85,13 @@ def train(
     with _losing_in_words(folder):
         run = recipe.run
         accelerator = start(recipe.precision, run.trackers, folder, recipe.tf32, run.timeout_seconds)
-        if fresh:
-            _clear(folder)
-        student, teachers = material.networks(screen)
-        splits = material.splits(screen)
-        return _run(recipe, material.task, splits, student, teachers, folder, accelerator, screen, observe,
-                    material.maker, material.target, finished)  # fmt: skip
+        with run_lock(folder, accelerator.device):
+            if fresh:
+                _clear(folder)
+            student, teachers = material.networks(screen)
+            splits = material.splits(screen)
+            return _run(recipe, material.task, splits, student, teachers, folder, accelerator, screen, observe,
+                        material.maker, material.target, finished)  # fmt: skip
 
 
 def distill(
@@ -147,9 +149,10 @@ def distill(
     with _losing_in_words(Path(out)):
         run = recipe.run
         accelerator = start(recipe.precision, run.trackers, Path(out), recipe.tf32, run.timeout_seconds)
-        classes = _count_classes(student, teachers, splits["train"], target, recipe, len(class_names))
-        task = Task("custom", "a user's own data", {}, classes, None, tuple(class_names), ignore_index)
-        return _run(recipe, task, splits, student, teachers, Path(out), accelerator, screen, observe, None)
+        with run_lock(Path(out), accelerator.device):
+            classes = _count_classes(student, teachers, splits["train"], target, recipe, len(class_names))
+            task = Task("custom", "a user's own data", {}, classes, None, tuple(class_names), ignore_index)
+            return _run(recipe, task, splits, student, teachers, Path(out), accelerator, screen, observe, None)
 
 
 def _count_classes(
@@ -172,10 +175,13 @@ def _clear(folder: Path) -> None:
     Raises:
         ConfigError: the folder holds something else.
     """
-    if ranks.rank() == 0 and folder.exists():
-        if not (folder / "binding.json").exists() and any(folder.iterdir()):
+    if ranks.rank() == 0:
+        found = [path for path in folder.iterdir() if path.name != LOCK]
+        if found and not (folder / "binding.json").exists():
             raise ConfigError(f"--fresh: {folder} holds no run; it is left alone")
-        shutil.rmtree(folder)
+        # the folder stays, with the lock that this run holds
+        for path in sorted(found, key=lambda path: path.name == "binding.json"):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     ranks.wait()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from . import ranks
 from .engine.batch_norm import over_processes, take_any_batch
@@ -117,7 +118,7 @@ def wake(network: Network, inputs: Inputs, seed: int) -> Any:
     was_training, before = module.training, [x._version for x in views]
     try:
         with torch.no_grad():
-            if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in _tensors_of(module)):
+            if any(is_lazy(p) for p in _tensors_of(module)):
                 with initialising(seed, "lazy", network.owner):
                     output = module.eval()(*views)
                 take_any_batch(module)

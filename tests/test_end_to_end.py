@@ -213,7 +213,7 @@ def test_networks_that_do_not_fit_are_named(tmp_path: Path) -> None:
                     settings={"run": {"trackers": []}})  # fmt: skip
         assert words in str(error.value)
 
-    with pytest.raises(ConfigError, match=r"student can't take \[1, 6\]"):
+    with pytest.raises(ConfigError, match=r"student can't take \{'m1': \[2, 6\]\}"):
         distill(MLP(7, 4, 4, 3), [], make_split(20), make_split(20), "m1", out=tmp_path / "r", quiet=True)
     refuses("no teachers: give at least one", [])
     assert Teacher("a", MLP(5, 4, 4, 3), "m2", "fc1").modalities == ("m2",)  # type: ignore[arg-type]

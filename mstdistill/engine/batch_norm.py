@@ -64,7 +64,7 @@ def take_any_batch(module: nn.Module) -> list[nn.Module]:
     for norm in module.modules():
         lazy = isinstance(norm, nn.modules.lazy.LazyModuleMixin)
         if isinstance(norm, _BatchNorm) and not isinstance(norm, (_AnyBatch, OverProcesses)) and not lazy:
-            norm.__class__ = _any_batch(type(norm))
+            norm.__class__ = _any_batch(type(norm))  # type: ignore[arg-type]  # a type is hashable
             changed.append(norm)
     return changed
 
@@ -219,7 +219,7 @@ class OverProcesses(_BatchNorm):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), part)
 
 
-class _Synchronised(OverProcesses, nn.SyncBatchNorm):  # type: ignore[misc]  # both are batch norms
+class _Synchronised(OverProcesses, nn.SyncBatchNorm):
     """PyTorch's for GPUs, which counts every process's rows; a batch that leaves some without is computed as above."""
 
     def forward(self, x: Tensor) -> Tensor:

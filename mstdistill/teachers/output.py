@@ -1,7 +1,7 @@
 """Where a network's logits are in what it returns: a tensor, or something that holds tensors.
 
-`.logits` and the key "logits" are known. Else a place is settled once, before anything trains, and noted on the network,
-so that copies keep it; nothing is guessed between two tensors that could both be the logits.
+`.logits` and the key "logits" are known. Else a place is settled once, before anything trains, and noted on the network
+(copies keep it); nothing is guessed between two tensors that could both be the logits.
 """
 
 from __future__ import annotations

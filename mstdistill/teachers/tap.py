@@ -151,9 +151,9 @@ def check_open(module: nn.Module, name: str, owner: str) -> None:
     Raises:
         ConfigError: a part of the network that holds it is compiled.
     """
-    parts = name.split(".")
-    for depth in range(len(parts)):
-        part = module.get_submodule(".".join(parts[:depth]))
+    known, steps = dict(module.named_modules()), name.split(".")
+    for depth in range(len(steps)):
+        part = known[".".join(steps[:depth])]
         inside = depth > 0 and part._compiled_call_impl is not None
         if inside or isinstance(part, (torch.jit.ScriptModule, OptimizedModule)):
             raise ConfigError(f"{owner}: tap {name!r} lies inside of compiled code ({type(part).__name__}), where "
