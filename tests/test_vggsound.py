@@ -289,9 +289,15 @@ def test_the_list_names_the_authors_classes(tmp_path: Path, command: Command) ->
     sizes = {name: len(part) for name, part in
              open_splits(vggsound.TASK, str(tmp_path / "out"), split="publisher").items()}  # fmt: skip
     assert sizes == {"train": 2, "validation": 2, "test": 2}
+    assert "note" not in card
     code, shown, _ = command("check", tmp_path / "out")
     assert code in (0, 2)  # miniatures have classes of an instance or two
     assert all(kind in shown for kind in KINDS)
+    table(raw / "vggsound-avel50k.csv", [(KINDS[0], names(0), "train")])
+    assert command(*words, tmp_path / "few")[0] == 0
+    card = read_card(tmp_path / "few")
+    assert (len(card["classes"]), card["classes"][140], card["classes"][7]) == (141, KINDS[0], "7")
+    assert card["note"].startswith("5 samples aren't in vggsound-avel50k.csv")
     table(raw / "vggsound-avel50k.csv", [("one kind", names(i), "train") for i in range(CLIPS)])
     code, shown, _ = command(*words, tmp_path / "other")
     assert code == 0

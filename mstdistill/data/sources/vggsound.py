@@ -90,8 +90,9 @@ def prepare(
             **({"classes": found.classes} if found.classes else {}),
             **({"note": found.note} if found.note else {}),
             "without_file": found.absent,
+            **({"audio_rows": "of 9 the last is repeated, of 11 the last is left out"} if encode is None else {}),
             "sources": {
-                "publisher": "VGGSound (CC BY 4.0), AVEL list",
+                "publisher": "VGGSound (CC BY 4.0)",
                 "sha256": {path.name: sha256(path) for path in found.lists},
             },
         },
@@ -167,7 +168,10 @@ TASK = Task(
             "folder with extracted features (the list's or the paper's authors'), or with VGGSound's clips",
             example="downloads/vggsound",
         ),
-        "clips": Option("the list, vggsound-avel50k.csv", unset="the one below --source"),
+        "clips": Option(
+            "the list, vggsound-avel50k.csv; beside the paper's authors' features it names classes",
+            unset="the one below --source",
+        ),
         "image_encoder": Option("for clips: hub name or folder", default=IMAGE_ENCODER),
         "audio_encoder": Option("for clips: a file of VGGish's weights"),
         "frames": Option("for clips: pictures a second, their maps averaged", int, FRAMES, least=1),

@@ -336,5 +336,7 @@ def _named(found: Found, table: Path) -> Found:
         items.append(replace(item, part=part))
     if not names or len({*names.values()}) < len(names):
         return replace(found, note=f"the classes of {table} are others: classes have no names")
-    classes = [names.get(number, str(number)) for number in range(max(names) + 1)]
-    return replace(found, items=items, classes=classes, lists=[*found.lists, table])
+    classes = [names.get(number, str(number)) for number in range(max(item.label or 0 for item in items) + 1)]
+    alone = sum(identity(item.key)[0] not in listed for item in items)
+    note = f"{alone:,} samples aren't in {table.name}: they belong to no part of the publisher" if alone else ""
+    return replace(found, items=items, classes=classes, lists=[*found.lists, table], note=note)
