@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +174,7 @@ def test_options_are_the_keywords_of_prepare(task: Any) -> None:
     }
     for name, option in task.options.items():
         assert option.check(name, option.default) == option.default
+    assert pickle.loads(pickle.dumps(task)) == task  # for other processes
 
 
 @pytest.mark.parametrize(("option", "given", "read"), [

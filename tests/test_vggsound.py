@@ -214,6 +214,7 @@ def test_folders_are_told_by_what_lies_in_them(case: str, tmp_path: Path) -> Non
 
 def test_features_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     source = avel(tmp_path / "raw", sound=lambda i: np.zeros((10, 64)))
+    save(source / "audio_labels" / f"{names(0)}.npy", np.zeros(10))
     with pytest.raises(DataError, match=r"6 of 6 instances can't be read.*audio.*\[10, 64\]"):
         prepared(tmp_path, source)
 

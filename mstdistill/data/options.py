@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -125,16 +124,22 @@ class _Quiet:
         yield self
 
 
-def checking(task: str, prepare: Callable[..., Path], known: Mapping[str, Option]) -> Callable[..., Path]:
-    """`prepare`, with its folder and options checked before it does anything."""
+@dataclass(frozen=True)
+class Checking:
+    """A task's `prepare`, with its folder and options checked before it does anything."""
 
-    @wraps(prepare)
-    def careful(folder: Path | str, screen: Any = None, **options: Any) -> Path:
-        values = checked(task, known, options)
+    task: str
+    prepare: Callable[..., Path]
+    known: Mapping[str, Option]
+
+    def __call__(self, folder: Path | str, screen: Any = None, **options: Any) -> Path:
+        values = checked(self.task, self.known, options)
         out = OUT.check("out", "" if folder is None else folder)
-        return prepare(_free_folder(task, Path(out)), _Quiet() if screen is None else screen, **values)
+        return self.prepare(_free_folder(self.task, Path(out)), _Quiet() if screen is None else screen, **values)
 
-    return careful
+    @property
+    def __wrapped__(self) -> Callable[..., Path]:  # where `inspect` and `help` find the keywords
+        return self.prepare
 
 
 def _free_folder(task: str, folder: Path) -> Path:
