@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .data.options import OUT
 from .errors import ConfigError, DataError, LostProcess, MstdistillError, nearest
 from .prepare_command import PrepareCommand, parse
 
@@ -144,8 +145,10 @@ def evaluate(
                                                    "allow_interspersed_args": False})  # fmt: skip
 def prepare(
     context: typer.Context,
-    task: Annotated[str, typer.Argument(help="see below; the options after it are its own")],
-    out: Annotated[Path | None, typer.Option(help="folder of the prepared data; none: the task's own place")] = None,
+    task: Annotated[
+        str | None, typer.Argument(help="see above; the options after it are its own", show_default=False)
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="folder of the prepared data; none: the task's own place")] = None,
 ) -> None:
     """Make a task's data from its publisher's files.
 
@@ -161,8 +164,13 @@ def prepare(
     """
     from .data.prepared.store import read_card
     from .data.sources.registry import find_task, folder_of
+    from .data.sources.registry import tasks as known
     from .engine.progress import Screen
 
+    given = OUT.check("out", out)
+    if task is None:
+        names = ", ".join(name for name, one in known().items() if one.prepare)
+        raise ConfigError(f"name a task: mstdistill prepare TASK ...; known: {names}")
     if task.startswith("-"):
         raise ConfigError(f"{task}: the task comes first, then its options: mstdistill prepare TASK {task} ...")
     chosen = find_task(task)
@@ -171,7 +179,7 @@ def prepare(
             f"{task}: training prepares your own data by itself; look them over with: mstdistill check DATA"
         )
     options = parse(chosen, context.args)
-    folder = folder_of(chosen, options.pop("out", out and str(out)))
+    folder = folder_of(chosen, options.pop("out", given))
     screen = Screen()
     chosen.prepare(folder, screen, **options)
     card = read_card(folder)

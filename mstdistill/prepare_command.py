@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from .data.options import Option, checked, flag, unknown
+from .data.options import OUT, Option, checked, flag, unknown
 from .data.task import Task
 from .errors import ConfigError
 
-OUT = Option("folder of the prepared data", unset="the task's own place")
 _KINDS: dict[type, str] = {str: "text", int: "int", float: "float", tuple: "a,b,..."}
 # click's own class, or that of the copy within newer typers
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -28,6 +27,7 @@ def parse(task: Task, words: list[str]) -> dict[str, Any]:
     """
     known = {**task.options, "out": OUT}
     taken: list[dict[str, Any]] = []
+    _check_values(task, known, words)
     try:
         _command(task, known, taken).main(words, f"mstdistill prepare {task.name}", standalone_mode=False)
     except _UsageError as error:
@@ -40,6 +40,16 @@ def parse(task: Task, words: list[str]) -> dict[str, Any]:
     if not taken:
         raise typer.Exit
     return checked(task.name, known, taken[0])
+
+
+def _check_values(task: Task, known: Mapping[str, Option], words: list[str]) -> None:
+    """Refuse an option whose value is left out: a parser would take the next option for it."""
+    valued = {flag(name): option for name, option in known.items() if option.kind is not bool}
+    given = words[: words.index("--")] if "--" in words else words
+    after = iter([*given, "--"])
+    for word in after:
+        if word in valued and next(after).startswith("--"):
+            raise ConfigError(f"{task.name}: {word} needs a value, {valued[word].wanted}; see: {_usage(task)} --help")
 
 
 def example(task: Task) -> str:

@@ -7,13 +7,13 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError, nearest
+from ..errors import ConfigError, DataError, first_line, nearest
 
 _WANTED: dict[type, str] = {bool: "true or false", tuple: "names with commas between them", str: "a text"}
 
@@ -75,6 +75,7 @@ class Option:
         return read
 
 
+OUT = Option("folder of the prepared data", unset="the task's own place")
 WORKERS = Option("processes that read", int, least=1, unset="one a core")
 
 
@@ -114,27 +115,54 @@ def unknown(task: str, known: Iterable[str], name: str) -> str:
     return f"{task} has no option {given!r}; {nearest(given.lstrip('-'), (flag(other)[2:] for other in known))}"
 
 
-def checking(task: str, prepare: Callable[..., Path], known: Mapping[str, Option]) -> Callable[..., Path]:
-    """`prepare`, with its folder and options checked before it does anything."""
+class _Quiet:
+    """Whom a Python caller who names nobody tells: nobody. It is its own progress bar."""
 
-    @wraps(prepare)
-    def careful(folder: Path | str, screen: Any = None, **options: Any) -> Path:
-        values = checked(task, known, options)
-        return prepare(_free_folder(task, Path(folder)), screen, **values)
+    def say(self, text: Any = "") -> None: ...
 
-    return careful
+    def advance(self) -> None: ...
+
+    def remark(self, note: str) -> None: ...
+
+    @contextmanager
+    def task(self, title: str, total: int, done: int = 0) -> Iterator[_Quiet]:
+        yield self
+
+
+@dataclass(frozen=True)
+class Checking:
+    """A task's `prepare`, with its folder and options checked before it does anything."""
+
+    task: str
+    prepare: Callable[..., Path]
+    known: Mapping[str, Option]
+
+    def __call__(self, folder: Path | str, screen: Any = None, **options: Any) -> Path:
+        values = checked(self.task, self.known, options)
+        out = OUT.check("out", "" if folder is None else folder)
+        return self.prepare(_free_folder(self.task, Path(out)), _Quiet() if screen is None else screen, **values)
+
+    @property
+    def __wrapped__(self) -> Callable[..., Path]:  # where `inspect` and `help` find the keywords
+        return self.prepare
 
 
 def _free_folder(task: str, folder: Path) -> Path:
     """A folder in which a task's data can be made, or are.
 
     Raises:
-        DataError: a file, below a file, not to be written to, or it holds something else.
+        DataError: a file, below a file, not to be written to, no name, or it holds something else.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        folder.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # too long, not to be looked into, a null character
+        raise DataError(f"--out {_shown(str(folder))}: {first_line(error, 80)}; choose another folder") from None
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise DataError(f"--out {folder}: {'it' if there == folder else there} is a file; name a folder")
-    if not os.access(there, os.W_OK):
+    if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         raise DataError(f"--out {folder}: {there} can't be written to; choose another folder")
     if there != folder or not any(folder.iterdir()):
         return folder
@@ -150,7 +178,7 @@ def _free_folder(task: str, folder: Path) -> Path:
 
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
-    return repr(value) if text != text.strip() or not text else text.splitlines()[0][:80]
+    return repr(value)[:80] if text != text.strip() or not text else text.splitlines()[0][:80]
 
 
 # A value of each kind, or None where it is of another.
@@ -171,8 +199,13 @@ def _whole(value: Any) -> int | None:
 def _number(value: Any) -> float | None:
     if isinstance(value, str):
         value = float(value) if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", value) else None
-    ok = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if ok else None
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _flag(value: Any) -> bool | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .options import Option, checking
+from .options import Checking, Option
 
 SPLITS = ("train", "validation", "test")
 
@@ -42,4 +42,4 @@ class Task:
 
     def __post_init__(self) -> None:
         if self.prepare is not None:
-            object.__setattr__(self, "prepare", checking(self.name, self.prepare, self.options))
+            object.__setattr__(self, "prepare", Checking(self.name, self.prepare, self.options))

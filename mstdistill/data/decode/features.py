@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,18 @@ def read_features(path: Path) -> np.ndarray:
     return np.ascontiguousarray(found, dtype=np.float32)
 
 
+def _arrays_in(names: Sequence[str]) -> list[str]:
+    """What an archive holds beside folders and what systems leave in them; of several files the pickles."""
+    parts = {name: name.split("/") for name in names if not name.endswith("/")}
+    kept = [name for name, path in parts.items() if "__MACOSX" not in path and not path[-1].startswith(".")]
+    return [name for name in kept if name.endswith(".pkl")] or kept if len(kept) > 1 else kept
+
+
 def _read(suffix: str, content: bytes) -> np.ndarray:
     stream = io.BytesIO(content)
     if suffix == ".zip":
         with zipfile.ZipFile(stream) as archive:
-            names = [name for name in archive.namelist() if not name.endswith("/")]
+            names = _arrays_in(archive.namelist())
             if len(names) != 1:
                 raise ValueError(f"{len(names)} files in the archive, where one is expected")
             return _read(Path(names[0]).suffix, archive.read(names[0]))
