@@ -93,8 +93,20 @@ def use_triton(*tensors: Tensor | None) -> bool:
 
 
 def plain_cpu(x: Tensor) -> bool:
-    """Whether a tensor has numbers on a CPU that may be looked at: it is neither being compiled nor a fake."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and type(x) in (Tensor, torch.nn.Parameter)
+    """Whether a tensor is on a CPU and not being compiled; it may be a fake one, of a plan."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and (_fake(x) or type(x) in _REAL)
+
+
+def truth(flag: Tensor, planned: bool) -> bool:
+    """What a tensor of one truth value says; of a fake one, what a plan takes for it."""
+    return planned if _fake(flag) else bool(flag)
+
+
+_REAL = (Tensor, torch.nn.Parameter)
+
+
+def _fake(x: Tensor) -> bool:
+    return type(x).__name__ == "FakeTensor"
 
 
 def check_indices(name: str, indices: Tensor, limit: int) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scipy.signal import lfilter
 
-from mstdistill.backbones.registry import build
+from mstdistill.backbones.catalogue import build
 from mstdistill.data.decode.faces import Faces
 from mstdistill.data.decode.spectra import min_max
 from mstdistill.data.scale import Scale

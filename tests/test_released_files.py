@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mstdistill.backbones.registry import build
+from mstdistill.backbones.catalogue import build
 from mstdistill.data.decode.faces import Faces
 from mstdistill.data.decode.spectra import resample, resample_kaiser
 from mstdistill.data.prepared.store import PreparedSplit, read_card

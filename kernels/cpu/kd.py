@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..launch import truth
+
 # Numbers of a block: half a megabyte of float32.
 _BLOCK = 2**17
 
@@ -150,7 +152,7 @@ class _Block:
         p = log_p.exp()
         terms = log_p.sub_(self.log_q).mul_(p)
         rows = terms.sum(dim=1)
-        if not bool(rows.isfinite().all()):
+        if not truth(rows.isfinite().all(), True):
             terms = terms.masked_fill_(p == 0, 0.0)
             rows = terms.sum(dim=1)
         return rows, p, terms

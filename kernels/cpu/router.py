@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..constants import LOWEST
+from ..launch import truth
 
 # Sums of probabilities below this are taken by logarithms: their terms may have underflowed.
 _STARVED = 1e-20
@@ -27,7 +28,7 @@ def top_k(scores: Tensor, k: int) -> Tensor:
         )
         best = left.max(dim=-1, keepdim=True)
         found.append(best.indices)
-    if k > 1 and not bool(best.values.amin() > -math.inf):
+    if k > 1 and not truth(best.values.amin() > -math.inf, True):
         # fewer than k finite ones in a row, or NaN: what is taken out can't be told from what was never there
         return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
     return torch.cat(found, dim=-1) if k > 1 else found[0]
@@ -35,8 +36,11 @@ def top_k(scores: Tensor, k: int) -> Tensor:
 
 def count(indices: Tensor, num_teachers: int, weight: Tensor | None) -> Tensor:
     """[M] int64, how often each teacher is among the indices [B, K] of instances with a positive weight [B]."""
-    counted = indices if weight is None else indices[weight > 0]
-    return torch.bincount(counted.reshape(-1), minlength=num_teachers)
+    counted = (
+        torch.ones_like(indices) if weight is None else (weight > 0).to(torch.int64).unsqueeze(1).expand_as(indices)
+    )
+    zeros = torch.zeros(num_teachers, dtype=torch.int64)
+    return zeros.index_add_(0, indices.reshape(-1), counted.reshape(-1))
 
 
 class Route(torch.autograd.Function):
@@ -47,9 +51,9 @@ class Route(torch.autograd.Function):
         log_probs = logits.log_softmax(dim=-1)
         probs = log_probs.exp()
         sums = probs.sum(dim=0) if weight is None else weight @ probs
-        starved = not bool(sums.amin() > _STARVED)  # or NaN
+        starved = not truth(sums.amin() > _STARVED, True)  # or NaN
         log_sums = _log_sums(log_probs, weight) if starved else sums.log()
-        total = float(len(logits)) if weight is None else float(weight.sum())
+        total = logits.new_full((), float(len(logits))) if weight is None else weight.sum()
         loss, slope = _balance(log_sums, total, balance)
         ctx.save_for_backward(probs, log_sums, weight, slope)
         ctx.starved = log_probs if starved else None
@@ -101,13 +105,13 @@ def _log_sums(log_probs: Tensor, weight: Tensor | None) -> Tensor:
     return level.logsumexp(dim=0).clamp(min=LOWEST)
 
 
-def _balance(log_sums: Tensor, total: float, mode: str) -> tuple[Tensor, Tensor | None]:
+def _balance(log_sums: Tensor, total: Tensor, mode: str) -> tuple[Tensor, Tensor | None]:
     """The load-balance loss and its gradient [M] at the log sums; see `router.balance_from_sums`."""
     teachers = len(log_sums)
-    if not mode or total == 0:
+    if not mode or truth(total == 0, False):
         return log_sums.new_zeros(()), None
     if mode == "KL":
-        loss = (math.log(total / teachers) - log_sums.mean()) / teachers
+        loss = ((total / teachers).log() - log_sums.mean()) / teachers
         return loss, log_sums.new_full((teachers,), -1.0 / teachers**2)
     if teachers == 1:
         return log_sums.sum() * 0.0, None
@@ -116,5 +120,4 @@ def _balance(log_sums: Tensor, total: float, mode: str) -> tuple[Tensor, Tensor 
     apart = importance - mean
     deviation = (apart.square().sum() / (teachers - 1)).sqrt()
     along = torch.where(deviation == 0, 0.0, apart / deviation) / ((teachers - 1) * mean)
-    at_importance = along - deviation / (teachers * mean**2)
-    return deviation / mean, at_importance * importance
+    return deviation / mean, (along - deviation / (teachers * mean**2)) * importance
