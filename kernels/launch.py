@@ -92,6 +92,11 @@ def use_triton(*tensors: Tensor | None) -> bool:
     return not why
 
 
+def plain_cpu(x: Tensor) -> bool:
+    """Whether a tensor has numbers on a CPU that may be looked at: it is neither being compiled nor a fake."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and type(x) in (Tensor, torch.nn.Parameter)
+
+
 def check_indices(name: str, indices: Tensor, limit: int) -> None:
     """Raise ValueError where an index is not in [0, limit); on a GPU only if told, since it waits."""
     if torch.compiler.is_compiling() or indices.numel() == 0:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .launch import check_floating, check_indices, use_triton, wide
+from .launch import check_floating, check_indices, plain_cpu, use_triton, wide
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,32 @@ def distillation_loss(
     _check(student, teachers, indices, weights, label, rows, temperature, mixture, kd_scale, task_scale)
     tensors = (student, teachers, indices, weights, label, rows, kd_scale, task_scale)
     if not use_triton(*tensors):
+        factors = [x for x in (kd_scale, task_scale) if x is not None]
+        if plain_cpu(student) and not any(x.requires_grad for x in factors):
+            return _on_cpu(student, teachers.detach(), indices, weights, label, rows, temperature, mixture, kd_scale,
+                           task_scale, ignore_index)  # fmt: skip
         return distillation_loss_reference(
             student, teachers.detach(), indices, weights, label, rows, temperature, mixture, kd_scale, task_scale,
             ignore_index,
         )  # fmt: skip
     return _operator(student, teachers.detach(), indices, weights, label, rows, temperature, mixture, kd_scale,
                      task_scale, ignore_index)  # fmt: skip
+
+
+def _on_cpu(
+    student: Tensor, teachers: Tensor, indices: Tensor | None, weights: Tensor | None, label: Tensor | None,
+    rows: Tensor | None, temperature: float, mixture: bool, kd_scale: Tensor | None, task_scale: Tensor | None,
+    ignore_index: int,
+) -> Distilled:  # fmt: skip
+    from .cpu.kd import Distil
+
+    acc = wide(torch.promote_types(student.dtype, teachers.dtype))
+    if student.dim() == 4:
+        student, teachers = student.flatten(2), teachers.flatten(3)
+        label = label.flatten(1) if label is not None else None
+    settings = (float(temperature), mixture, ignore_index, acc)
+    loss, kd, task = Distil.apply(student, weights, teachers, indices, label, rows, kd_scale, task_scale, settings)
+    return Distilled(loss, kd, task)
 
 
 def _operator(
@@ -172,6 +192,8 @@ def kd_rows(learner: Tensor, reference: Tensor, temperature: float = 4.0) -> Ten
     teachers = reference.unsqueeze(1)
     _check(learner, teachers, None, None, None, None, temperature, False, None, None)
     if not use_triton(learner, reference):
+        if plain_cpu(learner) and not reference.requires_grad:
+            return _on_cpu(learner, teachers, None, None, None, None, temperature, False, None, None, -100).loss
         return kd_reference(learner, reference, temperature)
     return _operator(learner, teachers, None, None, None, None, temperature, False, None, None, -100).loss
 

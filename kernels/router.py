@@ -24,13 +24,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .launch import check_floating, use_triton, wide
+from .constants import BALANCES, LOWEST
+from .launch import check_floating, plain_cpu, use_triton, wide
 
-BALANCES = ("", "KL", "CV")
 MAX_K = 16
 MAX_TEACHERS = 1024
-# Stands for log 0: far below any logarithm of a float, and differences with it stay finite.
-LOWEST = -1e30
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,10 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     num_teachers = scores.shape[-1]
     if not 1 <= k <= num_teachers:
         raise ValueError(f"k={k}: must be between 1 and the number of teachers, {num_teachers}")
+    if plain_cpu(scores):
+        from .cpu import router as cpu
+
+        return cpu.top_k(scores.detach(), k)
     if k == 1:  # the first of the largest, as argmax promises
         return scores.detach().argmax(dim=-1, keepdim=True)
     return scores.detach().sort(dim=-1, descending=True, stable=True).indices[..., :k]
@@ -126,10 +128,21 @@ def route(logits: Tensor, k: int, weight: Tensor | None = None, balance: str = "
     if weight is not None and weight.shape != logits.shape[:1]:
         raise ValueError(f"weight: shape {list(weight.shape)}; must be [{logits.shape[0]}], one per instance")
     if not use_triton(logits, weight):
-        return route_reference(logits, k, weight, balance)
+        return _on_cpu(logits, k, weight, balance) if plain_cpu(logits) else route_reference(logits, k, weight, balance)
     from .jit import router as jit
 
     log_probs, indices, log_sums, counts, loss = jit.route(logits, weight, k, balance)
+    return Routing(log_probs, indices, log_sums, counts, loss if balance else None)
+
+
+def _on_cpu(logits: Tensor, k: int, weight: Tensor | None, balance: str) -> Routing:
+    from .cpu import router as cpu
+
+    acc = wide(logits.dtype)
+    weight = None if weight is None else weight.to(acc)
+    log_probs, log_sums, loss = cpu.Route.apply(logits.to(acc), weight, balance)
+    indices = cpu.top_k(log_probs.detach(), k)
+    counts = cpu.count(indices, logits.shape[1], weight)
     return Routing(log_probs, indices, log_sums, counts, loss if balance else None)
 
 

@@ -263,6 +263,11 @@ def check(
     data: Annotated[str, typer.Argument(help="a prepared folder, a `datasets` folder, a file, or hub:org/name")],
     label: Annotated[str, typer.Option(help="the column of the classes")] = "label",
     rows: Annotated[int | None, typer.Option(min=1, help="look at this many of each split; none: at all")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="a column to look at, or modality=column; may be repeated; none: every usable one"),
+    ] = None,
+    max_broken: Annotated[float, typer.Option(min=0, max=1, help="share of instances that may be unreadable")] = 0.02,
     out: Annotated[Path | None, typer.Option(help="write the figures there as JSON")] = None,
 ) -> None:
     """Look a data set over: shapes, ranges, missing and broken values, classes; exit code 2 if it can't be trained on.
@@ -271,13 +276,17 @@ def check(
 
       mstdistill check data/my-task --label species
 
+      mstdistill check data/my-task --column photo --column text=caption --max-broken 0.1
+
       mstdistill check hub:org/name --rows 1000 --out figures.json
     """
     from .data.check.look import check as look_over
     from .data.check.tables import report_tables
     from .engine.progress import Screen
 
-    report = look_over(data, label, rows=rows)
+    pairs = [one.partition("=") for one in column or ()]
+    columns = {modality: name or modality for modality, _, name in pairs} or None
+    report = look_over(data, label, rows=rows, columns=columns, max_broken=max_broken)
     screen = Screen()
     for part in report_tables(report):
         screen.say(part)

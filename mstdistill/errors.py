@@ -6,13 +6,21 @@ The command line prints them without a traceback and exits with their `exit_code
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
 class MstdistillError(Exception):
-    """A mistake that the user can mend."""
+    """A mistake that the user can mend.
+
+    Args:
+        message: names and values in it may hold anything; it is kept to one line.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", message).strip())
 
 
 class ConfigError(MstdistillError):

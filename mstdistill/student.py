@@ -21,6 +21,7 @@ from .data.task import Task
 from .data.view import modality_of
 from .errors import ConfigError
 from .files import replace_folder, write_tensors
+from .markup import plain
 from .teachers.tap import call
 from .weights import load_weights
 
@@ -69,8 +70,8 @@ def _card(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         use = f"classes = student.predict(student.view({raw}))"
     return (
         f"---\nlibrary_name: mstdistill\ntags: [knowledge-distillation, cross-modal]\n---\n\n"
-        f"# A student that sees {config['modality']}, distilled on {config['task']}\n\n"
-        f"Input: {config['modality']} [batch, {shape}]; output: logits [batch, {config['num_classes']}].\n\n"
+        f"# A student that sees {plain(config['modality'])}, distilled on {plain(config['task'])}\n\n"
+        f"Input: {plain(config['modality'])} [batch, {shape}]; output: logits [batch, {config['num_classes']}].\n\n"
         '```python\nfrom mstdistill import Student\nstudent = Student.from_pretrained("this folder")\n'
         f"{use}\n```\n\n" + body.replace("# ", "## ", 1)
     )

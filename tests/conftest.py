@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import nn
 
 from .interpreting import speed_up
@@ -34,6 +35,7 @@ Command = Callable[..., tuple[int, str, str]]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", default=str(Path(__file__).parent / "parity" / "golden"),
                      help="folder of golden numbers with a manifest.json")  # fmt: skip
+    parser.addoption("--examples", type=int, default=25, help="made-up inputs of each kind that test_fuzz.py tries")
     parser.addoption("--part-of-commit", action="store_true",
                      help="of the tests that take long, see rotation.py, this commit's part")  # fmt: skip
 
@@ -41,6 +43,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Timing(), "timing")
     config.pluginmanager.register(Roomy(), "roomy")
+    settings.register_profile("fuzz", max_examples=config.getoption("--examples"), deadline=None,
+                              suppress_health_check=list(HealthCheck))  # fmt: skip
     if config.getoption("--part-of-commit"):
         config.pluginmanager.register(Rotation(config.rootpath), "rotation")
     if os.environ.get("TRITON_INTERPRET") == "1":

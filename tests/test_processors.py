@@ -184,3 +184,10 @@ def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path: Path) -> None:
     made = Processing("text", str(tmp_path))("a thing")
     assert made.shape == (3, 16)
     assert made[1].tolist() == [1] * 4 + [0] * 12
+
+
+def test_what_is_done_to_sounds_is_said(tmp_path: Path) -> None:
+    own = processing(tmp_path / "a", transformers.WhisperFeatureExtractor(chunk_length=2), "whisper")
+    assert own.about().endswith("at 16,000 Hz, padded with silence or cut to the processor's own length")
+    cut = processing(tmp_path / "b", transformers.SeamlessM4TFeatureExtractor(), "wav2vec2-bert", max_seconds=2.5)
+    assert cut.about() == "sounds are the mean of their channels at 16,000 Hz, padded with silence or cut to 2.5 s"

@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..constants import BALANCES, LOWEST
 from ..launch import wide
-from ..router import BALANCES, LOWEST
 from .base import FUSE_MULTIPLY_ADD, acc_type, no_second_derivative, on_device, pow2
 
 

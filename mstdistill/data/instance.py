@@ -71,7 +71,7 @@ def decoded(modality: Modality, raw: Any, where: str) -> Any:
 
 def unfit(array: np.ndarray, shape: Sequence[int | None] | None) -> str:
     """What is wrong with an array, in words; else nothing."""
-    return misfit(array, shape) or infinite(array)
+    return "holds no numbers" if array.size == 0 else misfit(array, shape) or infinite(array)
 
 
 def misfit(array: np.ndarray, shape: Sequence[int | None] | None) -> str:

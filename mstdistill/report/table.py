@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from ..data.view import modality_of
+from ..markup import markdown_table, plain
 
 if TYPE_CHECKING:
     from ..experiment import Experiment
@@ -63,7 +64,7 @@ def summary_tables(summary: Mapping[str, Any]) -> tuple[str, list[Table]]:
         rows.append([entry["name"]] + [f"{entry[split][key]:.3f}" for split in splits for key, _ in COLUMNS])
     shares = [[name, f"{100 * share:.1f} %"] for name, share in summary["routing_share"].items()]
     title = f"{summary['task']}, student sees {summary['target']}, seed {summary['seed']}"
-    parts = [f"# {title}", _markdown(header, rows)]
+    parts = [f"# {plain(title)}", markdown_table(header, rows)]
     short = [f"val. {name}" if split != "test" else f"test {name}"
              for split in splits for key, name in COLUMNS if key in SHOWN]  # fmt: skip
     few = [
@@ -73,14 +74,9 @@ def summary_tables(summary: Mapping[str, Any]) -> tuple[str, list[Table]]:
     shown = [_terminal(title, ["network", *short], few)]
     if shares:
         parts += ["## Routing: each specialised teacher's part in the last epoch",
-                  _markdown(["specialised teacher", "share"], shares)]  # fmt: skip
+                  markdown_table(["specialised teacher", "share"], shares)]  # fmt: skip
         shown.append(_terminal("routing, last epoch", ["specialised teacher", "share"], shares))
     return "\n\n".join(parts) + "\n", shown
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "| --- |" + " --: |" * (len(header) - 1)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def _terminal(title: str, header: list[str], rows: list[list[str]]) -> Table:

@@ -10,12 +10,14 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..files import write_text
+from ..markup import latex as escaped
+from ..markup import markdown_table, plain
 from .plan import Cell, Grid
 from .stats import LEVEL, Comparison, Spread, holm, paired, ranks, spread
 
@@ -180,15 +182,14 @@ def markdown(found: Findings) -> str:
     """Everything, for people."""
     suite, metric = found.grid.suite, found.grid.suite.metric
     header, rows, bold = figures_grid(found)
-    marked = [[f"**{x}**" if b else x for x, b in zip(r, bs, strict=True)] for r, bs in zip(rows, bold, strict=True)]
     unit = " in %" if _percent(metric) > 1 else ""
     seeds = ", ".join(map(str, suite.seeds))
     parts = [
-        f"# {suite.name}",
+        f"# {plain(suite.name)}",
         suite.about,
         f"{suite.split.capitalize()} {metric}{unit}, mean ± standard deviation over seeds {seeds}. Bold: the best of "
         f"its column, told from every other method by a paired t-test over seeds at {LEVEL} after Holm's correction.",
-        _table(header, marked),
+        markdown_table(header, rows, bold),
     ]
     for column, comparisons in found.comparisons.items():
         reference = found.reference[column]
@@ -196,28 +197,21 @@ def markdown(found: Findings) -> str:
         lines = [[name, _gap(c, metric), f"{c.pairs - c.wins if c.difference <= 0 else c.wins} of {c.pairs}"]
                  for name, c in comparisons.items()]  # fmt: skip
         titles = ["method", f"difference{unit} [95 % interval], adjusted p", "seeds that agree"]
-        parts += [f"## {column[0]}, student sees {column[1]}: against {reference}{chosen}", _table(titles, lines)]
+        parts += [
+            f"## {plain(f'{column[0]}, student sees {column[1]}: against {reference}')}{chosen}",
+            markdown_table(titles, lines),
+        ]
         teachers = [[name, _shown(s, metric)] for name, s in found.teachers.get(column, {}).items()]
         if teachers:
-            parts.append(_table(["teacher", f"{suite.split} {metric}{unit}"], teachers))
+            parts.append(markdown_table(["teacher", f"{suite.split} {metric}{unit}"], teachers))
     if found.trouble:
-        parts += ["## Not in the tables", "\n".join(f"- {line}" for line in found.trouble)]
+        parts += ["## Not in the tables", "\n".join(f"- {plain(line)}" for line in found.trouble)]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def latex(found: Findings) -> str:
     """The first table, for a paper (booktabs)."""
     header, rows, bold = figures_grid(found)
-
-    def escaped(text: str) -> str:
-        for mark in "&%_#":
-            text = text.replace(mark, f"\\{mark}")
-        return text.replace("±", r"$\pm$").replace("–", "--")
 
     lines = [r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}", r"\toprule",
              " & ".join(map(escaped, header)) + r" \\", r"\midrule"]  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mstdistill.kernels import distillation_loss, kd_rows, load_balance, mixed_kd_rows, route, routed_kd_loss
+from mstdistill.kernels.cpu import kd as cpu_kd
 from mstdistill.kernels.jit import kd_dense, kd_wide
 from mstdistill.kernels.jit import kd_rows as kd_tile
 from mstdistill.kernels.routed_kd import distillation_loss_reference, kd_reference
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .compare import DEVICE, DTYPES, differences, draw
 
-FORMS = ["rows", "wide", "sliced", "dense"]
+FORMS = ["rows", "wide", "sliced", "dense", "cpu", "cpu-dense"]
 # (instances, teachers, classes, chosen)
 SIZES = [(1, 1, 1, 1), (0, 2, 5, 1), (2, 4, 11, 2), (1, 3, 9, 3)]
 # weights, mixture, label, cache rows, scales: each argument alone and together
@@ -26,13 +27,14 @@ ARGUMENTS = [(0, 0, 0, 0, 0), (1, 0, 1, 1, 1), (1, 1, 1, 1, 1), (0, 1, 0, 0, 0),
 
 def take(form: str, patch: pytest.MonkeyPatch) -> tuple[int, ...]:
     """Make small sizes take a form that is meant for large ones; returns what follows [B, C] in a logit's shape."""
-    patch.setenv("MSTDISTILL_KERNELS", "triton")
+    patch.setenv("MSTDISTILL_KERNELS", "torch" if form.startswith("cpu") else "triton")
+    patch.setattr(cpu_kd, "_BLOCK", 16)
     if form in ("wide", "sliced"):
         patch.setattr(kd_tile, "LARGEST", 0)
         patch.setattr(kd_wide, "BLOCK", 8)
         patch.setattr(kd_wide, "FEW_ROWS", 0 if form == "wide" else 256)
     patch.setattr(kd_dense, "PIXELS", 16)
-    return (3, 7) if form == "dense" else ()
+    return (3, 7) if form.endswith("dense") else ()
 
 
 def arguments(size: tuple[int, int, int, int], tail: tuple[int, ...], given: tuple[int, ...]) -> dict[str, Any]:
@@ -115,14 +117,18 @@ def test_hazards_are_defined(form: str, monkeypatch: pytest.MonkeyPatch) -> None
         loss = kd_rows(a, b)
         assert loss.isnan().tolist() == [False, False, False, True, False, True]
         assert loss.isinf().tolist() == [False, False, False, False, True, False]  # the student excludes what is taught
+    if form.startswith("cpu"):
+        return  # indices are looked at
     outside = torch.tensor([[0], [1]]).to(DEVICE)
     monkeypatch.setattr("mstdistill.kernels.routed_kd.check_indices", lambda *a: None)
     loss = routed_kd_loss(student[:2], teacher[:2].unsqueeze(1), outside)
     assert loss.isnan().tolist() == [False, True]
 
 
-def test_layouts_and_half_precision_gradients(triton_kernels: None) -> None:
+@pytest.mark.parametrize("form", ["rows", "cpu"])
+def test_layouts_and_half_precision_gradients(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strided and expanded inputs, and float16 gradients that would underflow unscaled."""
+    take(form, monkeypatch)
     student, teachers = draw(5, 8, 3).transpose(1, 2), draw(1, 4, 3, 8).expand(5, -1, -1, -1)
     maps, rest = draw(2, 5, 6, 7).to(memory_format=torch.channels_last), draw(2, 3, 5, 6, 7)
     indices = torch.tensor([[0, 1]], device=DEVICE).expand(5, -1)
@@ -136,7 +142,9 @@ def test_layouts_and_half_precision_gradients(triton_kernels: None) -> None:
     assert half.grad.abs().max() > 1e-3
 
 
-def test_an_outer_gradient_of_one_leaves_the_stored_gradient(triton_kernels: None) -> None:
+@pytest.mark.parametrize("form", ["rows", "cpu"])
+def test_an_outer_gradient_of_one_leaves_the_stored_gradient(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    take(form, monkeypatch)
     student, teachers = draw(6, 5).requires_grad_(True), draw(6, 2, 5)
     grads = [torch.autograd.grad((distillation_loss(student, teachers).loss * f).sum(), student)[0]
              for f in (1.0, torch.tensor([1.0, 2, 1, 0, -1, 1], dtype=torch.float64, device=DEVICE))]  # fmt: skip

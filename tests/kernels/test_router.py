@@ -8,12 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mstdistill.kernels import Routing, gate, load_balance, route
 from mstdistill.kernels.jit import router as jit
-from mstdistill.kernels.router import LOWEST, route_reference
+from mstdistill.kernels.router import LOWEST, route_reference, top_k
 
 from .compare import DEVICE, DTYPES, differences, draw
 
 # (instances, teachers, k): single ones, no instance, odd sizes, k = M, the largest
+FORMS = ["triton", "torch"]
 SIZES = [(1, 1, 1), (0, 3, 2), (5, 4, 1), (7, 3, 3), (700, 5, 2), (9, 130, 16), (3, 1024, 2)]
+
+
+@pytest.fixture(params=FORMS)
+def both_forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Triton's kernels, then what a CPU runs."""
+    monkeypatch.setenv("MSTDISTILL_KERNELS", request.param)
+    return str(request.param)
 
 
 def outputs(routing: Routing) -> list[torch.Tensor]:
@@ -26,7 +34,7 @@ def outputs(routing: Routing) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize(("mode", "weighted"), [("KL", True), ("CV", False), ("", True), ("CV", True)])
 def test_equals_float64(
-    size: tuple[int, int, int], dtype: torch.dtype, tolerance: float, mode: str, weighted: bool, triton_kernels: None
+    size: tuple[int, int, int], dtype: torch.dtype, tolerance: float, mode: str, weighted: bool, both_forms: str
 ) -> None:
     batch, teachers, k = size
     if torch.finfo(dtype).bits == 16 and teachers > 100 and mode != "KL":
@@ -54,7 +62,7 @@ def test_blocks_add_up_to_the_same_bits(triton_kernels: None, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("form", [route, route_reference])
-def test_undefined_rows_are_defined(form: object, triton_kernels: None) -> None:
+def test_undefined_rows_are_defined(form: object, both_forms: str) -> None:
     inf, nan = float("inf"), float("nan")
     logits = torch.tensor(
         [[-inf, 1e4, -1e4, 0.0], [nan, 0.0, 1.0, 2.0], [3.0, 3.0, 3.0, 3.0], [-inf, -inf, 1.0, -inf], [inf, 0.0, 0, 0]]
@@ -76,11 +84,12 @@ def test_undefined_rows_are_defined(form: object, triton_kernels: None) -> None:
     assert nobody.counts.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("kernels", FORMS)
 @settings(max_examples=25, deadline=None)
 @given(rows=st.integers(0, 20), teachers=st.integers(1, 9), seed=st.integers(0, 10**6), data=st.data())
-def test_properties(rows: int, teachers: int, seed: int, data: st.DataObject) -> None:
+def test_properties(rows: int, teachers: int, seed: int, data: st.DataObject, kernels: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MSTDISTILL_KERNELS", "triton")
+        patch.setenv("MSTDISTILL_KERNELS", kernels)
         k = data.draw(st.integers(1, teachers))
         logits = draw(rows, teachers, seed=seed)
         found = route(logits, k, None, "KL")
@@ -145,3 +154,14 @@ def test_wrong_arguments_say_which(
     monkeypatch.setenv("MSTDISTILL_KERNELS", form)
     with pytest.raises(ValueError, match=words):
         route(logits, k, weight, balance)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 6), teachers=st.integers(1, 7), seed=st.integers(0, 10**6), data=st.data())
+def test_any_rows_are_ordered_as_a_stable_sort_orders_them(rows: int, teachers: int, seed: int,
+                                                           data: st.DataObject) -> None:  # fmt: skip
+    values = st.sampled_from([0.0, 1.0, 2.0, -1.0, float("-inf"), float("inf"), float("nan")])
+    scores = torch.tensor([data.draw(st.lists(values, min_size=teachers, max_size=teachers)) for _ in range(rows)])
+    for k in range(1, teachers + 1):
+        wanted = scores.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+        assert torch.equal(top_k(scores, k), wanted)

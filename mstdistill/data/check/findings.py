@@ -232,7 +232,10 @@ def judge(
     if rows.unusable:
         share = f"{rows.unusable:,} of {rows.seen:,} instances can't be used"
         if rows.too_many:
-            wrong.append(f"{share}, more than {rows.limit:g} of them (the first: {rows.examples[0]})")
+            wrong.append(
+                f"{share}, more than {rows.limit:g} of them (the first: {rows.examples[0]}); mend them, leave their "
+                "column out (data.columns, --column), or allow more (data.max_broken, --max-broken)"
+            )
         else:
             odd.append(f"{share} and are left out (the first: {rows.examples[0]})")
     for column in columns:

@@ -167,8 +167,9 @@ class _Looking:
             if isinstance(found, DataError) or found is None:
                 troubles.append(str(found) if found is not None else f"{name} of {where} is missing")
             elif modality.kind == "array":
-                shape = modality.shape or self.shapes.setdefault(name, found.shape)
-                trouble = unfit(found, shape)
+                if labelled and not unfit(found, None):  # the first usable one says what the others' shape must be
+                    self.shapes.setdefault(name, found.shape)
+                trouble = unfit(found, modality.shape or self.shapes.get(name))
                 troubles += [f"{name} of {where} {trouble}"] if trouble else []
         if labelled:
             self._count(split, position, troubles)

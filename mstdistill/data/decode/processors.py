@@ -25,6 +25,7 @@ from .sound import decode_audio
 
 KINDS = ("image", "audio", "text")
 MOST_TOKENS = 128
+RATE = 16_000  # of an example sound
 _LOADERS = {"image": "AutoImageProcessor", "audio": "AutoFeatureExtractor", "text": "AutoTokenizer"}
 _TEXT = ("input_ids", "attention_mask", "token_type_ids")
 _FIXED = "set `processor` to one that resizes to a fixed height and width"
@@ -137,6 +138,18 @@ class Processing:
         """Tokens of a text."""
         return self.max_length or min(int(self.tool.model_max_length), MOST_TOKENS)
 
+    def about(self) -> str:
+        """What is done to a raw value before the processor's own steps, in words."""
+        if self.kind == "text":
+            return f"texts are padded or cut to {self.length()} tokens"
+        if self.kind == "image":
+            return "pictures stand as their EXIF says, what is transparent lies on white"
+        extractor = _extractor(self)
+        rate = f" at {extractor.rate:,} Hz" if extractor.rate else ""
+        fits = "the processor's own length" if extractor.length is None else \
+            f"{extractor.length / (extractor.rate or RATE):g} s"  # fmt: skip
+        return f"sounds are the mean of their channels{rate}, padded with silence or cut to {fits}"
+
     def save(self, folder: Path) -> None:
         """Write the processor's files."""
         self.tool.save_pretrained(folder)
@@ -235,7 +248,7 @@ def _example(kind: str) -> Any:
     if kind == "text":
         return "a"
     if kind == "audio":
-        return np.sin(np.arange(16000, dtype=np.float32) / 20.0), 16000
+        return np.sin(np.arange(RATE, dtype=np.float32) / 20.0), RATE
     from PIL import Image
 
     return Image.new("RGB", (64, 48), (128, 128, 128))

@@ -54,12 +54,7 @@ def decode(kind: str, value: Any, where: str) -> Any:
         if not isinstance(value, str):
             raise DataError(f"{where} is no text but {type(value).__name__}")
         return value
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        raise DataError(f"{where} holds lists of different lengths") from None
-    if array.dtype == object:
-        raise DataError(f"{where} holds missing numbers or lists of different lengths")
+    array = array_of(value, where)
     if array.dtype.kind not in "biuf":
         raise DataError(f"{where} holds {array.dtype} where numbers are wanted")
     array = array.astype(np.uint8) if array.dtype == bool else array
@@ -70,3 +65,28 @@ def decode(kind: str, value: Any, where: str) -> Any:
         except FloatingPointError:
             raise DataError(f"{where} holds numbers beyond float32's 3.4e38; scale them") from None
     return array if array.ndim else array[None]
+
+
+def array_of(value: Any, where: str) -> np.ndarray:
+    """Lists of numbers as an array that holds them; arrays and what is like them as they are.
+
+    Raises:
+        DataError: lists of different lengths, missing numbers, or whole numbers that no type of NumPy's holds.
+    """
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError):
+        raise DataError(f"{where} holds lists of different lengths") from None
+    if array.dtype == object:
+        large = any(isinstance(one, int) for one in array.ravel()) and all(one is not None for one in array.ravel())
+        what = "whole numbers of more than 64 bits" if large else "missing numbers or lists of different lengths"
+        raise DataError(f"{where} holds {what}")
+    floats = array.dtype.kind == "f" and isinstance(value, (list, tuple)) and array.size > 0
+    # NumPy makes floats of whole numbers too large for int64 beside others
+    if (
+        floats
+        and np.abs(array).max() >= 2**63
+        and all(isinstance(one, int) for one in np.asarray(value, object).ravel())
+    ):
+        raise DataError(f"{where} holds whole numbers of more than 64 bits with a sign")
+    return array

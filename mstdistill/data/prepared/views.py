@@ -166,6 +166,9 @@ def _prepare(folder: Path, data: RawSource, views: Sequence[View], screen: Watch
         raise DataError(f"{len(data.items):,} prepared instances take {size / 1e9:.1f} GB and {folder.parent} has "
                         f"{free / 1e9:.1f} GB left; set MSTDISTILL_HOME to a larger disk")  # fmt: skip
     screen.say(f"preparing {', '.join(view.name for view in views)}: {size / 1e9:.2f} GB in {folder}, once")
+    for view in views:
+        if view.processing is not None:
+            screen.say(f"{view.name}: {view.processing.about()}")
     plan = Plan(
         task=data.task.name,
         version=VERSION,

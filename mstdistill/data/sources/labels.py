@@ -91,7 +91,7 @@ class _Reading:
         keys = [_key(value) for value in column.values]
         known: dict[Any, Any] = {}
         for row, (key, many) in zip(_firsts(keys), Counter(keys).items(), strict=True):
-            value = column.values[row]
+            value, before = column.values[row], self.width
             try:
                 family, token = self._token(value, column.names, many)
             except _Wrong as error:
@@ -101,6 +101,8 @@ class _Reading:
                     f"{self.what}: {split}/{row} holds {_shown(value)}: classes are whole numbers or words"
                 ) from None
             known[key] = token
+            if self.width != before:  # a list that names no class is no word either
+                self.first.setdefault("numbers", f"{split}/{row}")
             if family is not None:
                 self.first.setdefault(family, f"{split}/{row}")
                 self.seen.add(token)

@@ -22,6 +22,8 @@ HUB = "hub:"
 STREAM_BYTES = 20e9
 # Errors of `datasets` whose cause says more.
 _WRAPPERS = ("DatasetGenerationError", "DatasetBuildError", "DatasetGenerationCastError")
+# So many files of a folder are tried for the one that can't be read.
+_LOOKED_AT = 200
 # Letters that `datasets` reads as a pattern of names.
 _PATTERN = "[]*?"
 _PATTERN_TO_PLAIN = str.maketrans(_PATTERN, "()+!")
@@ -145,7 +147,8 @@ def _reading(location: str) -> Iterator[None]:
             why = "HF_HUB_OFFLINE is set and it isn't in the cache" if offline else first_line(error)
             raise DataError(f"{location} can't be had ({why}); download the repository and set data.dir to its folder, "
                             "or check its name") from None  # fmt: skip
-        raise DataError(f"{location} can't be read ({_file(said)}{_why(error)})") from None
+        named = _file(said) or _culprit(Path(location).expanduser())
+        raise DataError(f"{location} can't be read ({named}{_why(error)})") from None
 
 
 @contextmanager
@@ -167,6 +170,22 @@ def _file(said: list[str]) -> str:
     """The file in what `datasets` logged, ready to stand before the cause."""
     named = [match[1] for line in said if (match := re.match(r"Failed to read file '(.+?)' with error", line))]
     return f"{Path(named[-1]).name}: " if named else ""
+
+
+def _culprit(folder: Path) -> str:
+    """Of a folder's files, the first one that can't be read by itself, ready to stand before the cause."""
+    import datasets
+
+    if not folder.is_dir():
+        return ""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in _SUFFIXES and path.is_file()]
+    for path in files[:_LOOKED_AT]:
+        try:
+            with _overheard():
+                next(iter(datasets.load_dataset(**_arguments(str(path), path), split="train", streaming=True)), None)
+        except Exception:  # see `_reading`
+            return f"{path.name}: "
+    return ""
 
 
 def _why(error: BaseException) -> str:

@@ -239,8 +239,8 @@ def complete_splits(
     kept, notes = {}, []
     for split, data in raw.splits.items():
         features = features_of(data, location)
-        missing = [column for column in wanted if column not in features]
-        if missing:
+        missing = [column for column in wanted if column not in features or _all_missing(data, column)]
+        if missing and split != next(iter(raw.splits)):
             notes.append(f"the {split} split has no column {missing[0]!r} and isn't used")
             continue
         for modality, column in columns.items():
@@ -250,6 +250,11 @@ def complete_splits(
                                 f"{kind or 'something else'} in {split}; make them of one kind")  # fmt: skip
         kept[split] = data
     return Raw(kept, raw.streaming, raw.identity), notes
+
+
+def _all_missing(data: Any, column: str) -> bool:
+    """Whether no row of a split in files has a value: readers fill up what a file lacks."""
+    return hasattr(data, "num_rows") and data.num_rows > 0 and data.data.column(column).null_count == len(data.data)
 
 
 def features_of(data: Any, location: str) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ...errors import DataError, nearest
+from ..decode.value import array_of
 from ..instance import attempted, infinite
 from ..source import Labels, Modality, Row
 
@@ -148,6 +149,8 @@ class DatasetSplit:
             label = self._label(int(i), item)
             for key in self.wanted:
                 found = _tensor(item.get(key), self.dtype, f"{self.name}[{i}]: {key!r}")
+                if not found.numel():
+                    raise DataError(f"{self.name}[{i}]: {key!r} holds no numbers")
                 if not number:
                     self._shapes[key], self._types[key] = tuple(found.shape), found.dtype
                 self._types[key] = torch.promote_types(self._types[key], found.dtype)
@@ -245,7 +248,8 @@ def _article(thing: Any) -> str:
 
 def _ready(given: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
     """Whether a tensor can be taken as it is."""
-    return given.dtype == dtype and given.shape == shape and given.device.type == "cpu" and not given.requires_grad
+    plain = given.device.type == "cpu" and given.layout == torch.strided and not given.requires_grad
+    return plain and given.dtype == dtype and given.shape == shape
 
 
 def _stacked(parts: list[Tensor], what: str) -> Tensor:
@@ -281,7 +285,7 @@ def _tensor(value: Any, dtype: torch.dtype, where: str) -> Tensor:
         found = value.detach()
         found = (found.to_dense() if found.layout != torch.strided else found).to("cpu")
     else:
-        array = attempted(where, lambda: np.asarray(value))
+        array = attempted(where, lambda: np.asarray(value) if hasattr(value, "dtype") else array_of(value, where))
         if array.dtype.name in ("bfloat16",) or array.dtype == np.longdouble:
             array = array.astype(np.float32 if array.dtype.itemsize < 8 else np.float64)
         if array.dtype.kind not in "biuf" or hasattr(value, "getbands"):
@@ -290,8 +294,9 @@ def _tensor(value: Any, dtype: torch.dtype, where: str) -> Tensor:
             raise DataError(f"{where} holds {int(array.max())}, more than a 64-bit whole number with a sign")
         array = array.astype(np.int64) if array.dtype.name == "uint64" else array
         array = _UNSIGNED.get(array.dtype.name, np.ascontiguousarray)(array)
-        # a zero-dimensional array may lose its shape on the way
-        array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+        # a zero-dimensional array may lose its shape on the way; a contiguous one may yet have a negative stride
+        needs_copy = not array.flags.writeable or min(array.strides, default=0) < 0
+        array = array.astype(array.dtype.newbyteorder("="), copy=needs_copy, order="C")
         found = torch.from_numpy(array).reshape(np.shape(value))
     if found.is_complex() or found.is_quantized:
         raise DataError(f"{where} holds {found.dtype}; real numbers are wanted")
