@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import SerializerFunctionWrapHandler as Inner
 
 from .errors import ConfigError, nearest
 from .presets import BASELINE_PRESETS
@@ -34,6 +35,10 @@ class DataSettings(Settings):
         "protocol", description="60/20/20 by seed group, or the publisher's"
     )
     group: int = Field(0, ge=0, description="seed group of the 60/20/20 split")
+    indices: str | None = Field(
+        None, description="csv file of seed groups (group_0, group_1, ...: permutations of all rows), as the paper's "
+        "authors hand out; none: the protocol's own"
+    )  # fmt: skip
     limit: int | None = Field(None, ge=3, description="use this many instances in all")
     workers: int = Field(0, ge=0, description="background processes for slow data; prepared data needs none")
     label: str = Field("label", description="task own: the column of the classes")
@@ -44,6 +49,20 @@ class DataSettings(Settings):
         "auto", description="task own: prepare straight from the hub, storing no raw data; auto: above 20 GB"
     )
     max_broken: float = Field(0.02, ge=0, lt=1, description="task own: share of instances that may be unreadable")
+
+    @model_validator(mode="after")
+    def _one_cut(self) -> DataSettings:
+        if self.indices is not None and self.split == "publisher":
+            raise ValueError("indices cuts by the file's groups, split: publisher by the publisher's parts; give one")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, inner: Inner) -> dict[str, Any]:
+        # runs are bound to their settings: those begun without this one go on
+        content: dict[str, Any] = inner(self)
+        if self.indices is None:
+            content.pop("indices", None)
+        return content
 
 
 class ModelSettings(Settings):

@@ -27,15 +27,17 @@ class Imported:
 
 
 def import_state_dict(
-    checkpoint: Path, backbone: str, num_classes: int | None, options: Mapping[str, Any], out: Path
+    checkpoint: Path, backbone: str, num_classes: int | None, options: Mapping[str, Any], out: Path, bgr: bool = False
 ) -> Imported:
     """Check a checkpoint against a backbone, names and shapes exactly, and write it as safetensors, atomically.
 
     Args:
         num_classes: None takes it from the shape of the checkpoint's classifier.
+        bgr: it was trained on pictures in BGR order: what its first layer takes is turned, so that it sees RGB alike.
 
     Raises:
-        ConfigError: unreadable, not this backbone's, or `out` can't be a new safetensors file.
+        ConfigError: unreadable, not this backbone's, `out` can't be a new safetensors file, or `bgr` for a network that
+            sees no colours.
     """
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out {out}: weights are read back by their ending; call it {out.stem}.safetensors")
@@ -57,7 +59,11 @@ def import_state_dict(
     extra = sorted(set(state) - set(shapes))
     if extra:
         raise ConfigError(f"import: {checkpoint} holds {extra[0]!r}, which {backbone} doesn't have")
-    write_tensors(out, {name: state[name] for name in shapes}, {"format": "pt", "backbone": backbone})
+    state = {name: state[name] for name in shapes}
+    if bgr:
+        first = _colour_layer(own, backbone)
+        state[first] = state[first].flip(1).contiguous()
+    write_tensors(out, state, {"format": "pt", "backbone": backbone, **({"turned": "BGR to RGB"} if bgr else {})})
     return Imported(len(shapes), sum(p.numel() for p in own.parameters()), num_classes)
 
 
@@ -77,6 +83,14 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
         if not key.isidentifier() or not equals:
             raise ConfigError(f"--option {pair!r}: give it as key=value, as in width=32")
     return options
+
+
+def _colour_layer(network: nn.Module, backbone: str) -> str:
+    """The weight [out, 3, ...] of the convolution that sees a picture's colours."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d) and module.in_channels == 3:
+            return f"{name}.weight"
+    raise ConfigError(f"--bgr: {backbone} has no first layer that sees three colours; leave it out")
 
 
 def _blank(backbone: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:

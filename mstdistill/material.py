@@ -85,12 +85,14 @@ class Material:
         if self._splits is None:
             data = self.recipe.data
             if self.data is None:
-                self._splits = open_splits(self.task, data.dir, group=data.group, limit=data.limit, split=data.split)
+                self._splits = open_splits(
+                    self.task, data.dir, group=data.group, limit=data.limit, split=data.split, indices=data.indices
+                )
             else:
                 views = [view for sight in self._sights() for view in sight.views]
                 self._splits = open_views(
                     self.data, views, group=data.group, limit=data.limit, split=data.split, screen=screen,
-                    max_broken=data.max_broken,
+                    max_broken=data.max_broken, indices=data.indices,
                 )  # fmt: skip
         return self._splits
 

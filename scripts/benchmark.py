@@ -81,7 +81,7 @@ def ours(target: str, epochs: tuple[int, int, int], instances: int) -> dict[str,
             "audio": generator.random((instances, 1, 112, 112), dtype=np.float32).astype(np.float16),
             "label": generator.integers(0, 10, instances),
         }
-        store.write(Path(scratch) / "data", {"all": columns}, {"task": "av-mnist"})
+        store.write(Path(scratch) / "data", {"all": columns}, {"task": "av-mnist", "order": "random"})
         del columns
         base = [f"target={target}", f"data.dir={scratch}/data", f"batch_size={BATCH}", "run.trackers=[]",
                 f"mask.hidden_dim_factor={FACTOR}", "alone.enabled=false", f"cotrain.epochs={epochs[0]}",

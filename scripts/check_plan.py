@@ -69,7 +69,7 @@ def random_data(recipe: str, batch: int, folder: Path) -> None:
         for name, kind in subject.columns.items()
     }
     columns["label"] = random.integers(0, subject.material.task.num_classes, rows)
-    write(folder, {"all": columns}, {"task": recipe})
+    write(folder, {"all": columns}, {"task": recipe, "order": "random"})
 
 
 @contextmanager

@@ -84,6 +84,11 @@ def max_broken(what: str, default: float = 0.02) -> Option:
     return Option(f"largest share of unreadable {what}, 0.02 being 2 %", float, default, least=0, most=1)
 
 
+def released(what: str) -> Option:
+    """The option for the preprocessing of the paper's authors where it differs from this project's."""
+    return Option(f"the paper's authors' own preprocessing: {what}", bool, False)
+
+
 def flag(name: str) -> str:
     """An option's name on the command line."""
     return f"--{name.replace('_', '-')}"

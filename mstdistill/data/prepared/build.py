@@ -59,7 +59,7 @@ def build(
 
 def _build(folder: Path, plan: Plan, screen: Watcher, workers: int | None, max_broken: float) -> Path:
     binding = _binding(plan)
-    if _ready(folder, binding):
+    if _ready(folder, plan, binding):
         screen.say(f"{folder} is prepared already, with the same settings")
         return folder
     partial = folder.parent / f"{folder.name}.partial"
@@ -86,16 +86,19 @@ def _binding(plan: Plan) -> dict[str, Any]:
     return dict(json.loads(json.dumps(content)))
 
 
-def _ready(folder: Path, binding: Mapping[str, Any]) -> bool:
+def _ready(folder: Path, plan: Plan, binding: Mapping[str, Any]) -> bool:
     if not folder.exists() or not any(folder.iterdir()):
         return False
     try:
-        before = json.loads((folder / CARD).read_text())["binding"]
+        card = json.loads((folder / CARD).read_text())
+        before = card["binding"]
     except (OSError, ValueError, KeyError):
         raise DataError(f"{folder} holds something else already; choose another --out") from None
     if before != binding:
         raise DataError(f"{folder} holds data prepared otherwise ({_differ(before, binding)}); choose another --out, "
                         "or delete it")  # fmt: skip
+    if "order" not in card:  # prepared before cards named it: the same items in the same places stand in this order
+        write_text(folder / CARD, json.dumps({**card, "order": plan.order}, indent=1))
     return True
 
 
@@ -266,6 +269,7 @@ def _seal(partial: Path, plan: Plan, binding: Mapping[str, Any], max_broken: flo
         "task": plan.task,
         "version": plan.version,
         **plan.card,
+        "order": plan.order,
         "settings": dict(plan.settings),
         "splits": {"all": {"rows": rows, "fingerprint": fingerprint, "per_class": dict(sorted(
             per_class.items(), key=lambda entry: int(entry[0])))}},

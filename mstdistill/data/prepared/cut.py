@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch
 from ...errors import DataError
 from ..split import Split, Subset
 from ..task import SPLITS
+from .indices import read_permutation
 from .store import PreparedSplit
 
 # The paper's protocol: seed groups are drawn in turn from one generator.
@@ -52,34 +54,71 @@ def publisher_rows(parts: np.ndarray, name: str) -> dict[str, np.ndarray]:
     return rows
 
 
-def protocol_splits(whole: Split, group: int, limit: int | None) -> dict[str, Split]:
-    """60/20/20 by the permutation of a seed group (data protocol)."""
-    return {name: Subset(whole, rows) for name, rows in protocol_rows(len(whole), group, limit).items()}
+def protocol_splits(whole: Split, group: int, limit: int | None, indices: str | None = None) -> dict[str, Split]:
+    """60/20/20 by the paper's permutation of a seed group, or by a file's.
+
+    Args:
+        indices: a table of the authors' form, with a permutation of all rows a seed group; see `read_permutation`.
+    """
+    if indices is None:
+        order = released_order(len(whole), group)
+    else:
+        order = read_permutation(Path(indices).expanduser(), group, len(whole))
+    return _subsets(whole, order, limit)
 
 
-def protocol_rows(count: int, group: int, limit: int | None) -> dict[str, np.ndarray]:
-    """Which of `count` rows are train, validation and test in a seed group.
+def own_splits(whole: Split, group: int, limit: int | None, indices: str | None = None) -> dict[str, Split]:
+    """60/20/20 of a user's own data, which the paper says nothing of: their groups are of NumPy's newer generator."""
+    if indices is not None:
+        return protocol_splits(whole, group, limit, indices)
+    generator = np.random.default_rng(_PROTOCOL_SEED)
+    orders = [generator.permutation(len(whole)) for _ in range(group + 1)]
+    return _subsets(whole, orders[group], limit)
+
+
+def released_order(count: int, group: int) -> np.ndarray:
+    """The paper's permutation of `count` rows for a seed group: the legacy Mersenne twister, drawn from group 0 on."""
+    generator = np.random.RandomState(_PROTOCOL_SEED)
+    for _ in range(group):
+        generator.permutation(count)
+    return generator.permutation(count)
+
+
+def cut_rows(order: np.ndarray, limit: int | None = None) -> dict[str, np.ndarray]:
+    """The first 60 % of rows for training, the next 20 % for validation, the last for testing.
+
+    Args:
+        order: rows [N].
+        limit: use the first so many of them.
 
     Raises:
         DataError: too few.
     """
-    generator = np.random.default_rng(_PROTOCOL_SEED)
-    order = generator.permutation(count)
-    for _ in range(group):
-        order = generator.permutation(count)
-    if limit is not None:
-        order = order[:limit]
+    order = order[:limit]
     first, second = len(order) * 6 // 10, len(order) * 8 // 10
     if first == 0 or second == first or second == len(order):
         raise DataError(f"{len(order)} instances are too few to cut into train, validation and test")
     return dict(zip(SPLITS, (order[:first], order[first:second], order[second:]), strict=True))
 
 
+def protocol_rows(count: int, group: int, limit: int | None) -> dict[str, np.ndarray]:
+    """Which of `count` rows are train, validation and test in a seed group of the paper.
+
+    Raises:
+        DataError: too few.
+    """
+    return cut_rows(released_order(count, group), limit)
+
+
 def check_counts(counts: Mapping[str, int]) -> None:
     """Raises DataError for prepared splits that can't be trained on: an empty one, or too few to cut."""
     if set(counts) == {"all"}:
-        protocol_rows(counts["all"], 0, None)
+        cut_rows(np.arange(counts["all"]))
         return
     empty = [name for name, count in counts.items() if not count]
     if empty:
         raise DataError(f"the {empty[0]} split is empty")
+
+
+def _subsets(whole: Split, order: np.ndarray, limit: int | None) -> dict[str, Split]:
+    return {name: Subset(whole, rows) for name, rows in cut_rows(order, limit).items()}

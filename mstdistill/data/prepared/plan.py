@@ -57,6 +57,7 @@ class Plan:
         encode: rows as read to rows as stored, a few at a time in this process; None: they are the same.
         settings: options that change the data: a folder is resumed and reused only with the same ones.
         card: facts for the card.
+        order: how the items stand, for the card: seed groups and index files count on it.
         encode_rows: how many rows are encoded together.
         read_bytes: of a row as read, where that is more than as stored: it bounds how many are under way.
     """
@@ -68,6 +69,7 @@ class Plan:
     read: Callable[[Any], Row]
     settings: Mapping[str, Any]
     card: Mapping[str, Any] = field(default_factory=dict)
+    order: str = "as the source lists them"
     encode: Callable[[list[Row]], list[Row]] | None = None
     encode_rows: int = 8
     read_bytes: int = 0

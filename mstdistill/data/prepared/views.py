@@ -27,7 +27,7 @@ from ..source import Source
 from ..split import Split
 from ..task import Task
 from .build import build
-from .cut import protocol_splits, publisher_splits
+from .cut import own_splits, publisher_splits
 from .plan import Column, Item, Plan, Watcher
 from .store import PreparedSplit, read_card
 
@@ -130,13 +130,16 @@ class _Reading:
 
 def open_views(
     data: RawSource, views: Sequence[View], *, group: int, limit: int | None, split: str, screen: Watcher,
-    max_broken: float = 0.02,
+    max_broken: float = 0.02, indices: str | None = None,
 ) -> dict[str, Split]:  # fmt: skip
     """Train, validation and test instances as tensors; prepared on first use.
 
     Raises:
         DataError: more than this share of broken instances, too little room on the disk, or too few instances.
+        ConfigError: a table of seed groups for data with splits of their own.
     """
+    if indices is not None and data.parted:
+        raise ConfigError("data.indices: these data have splits of their own; leave it out")
     views = sorted({view.name: view for view in views}.values(), key=lambda view: view.name)
     columns = {view.name: view.column for view in views}
     identity = json.dumps([VERSION, data.fingerprint, {name: asdict(c) for name, c in columns.items()}])
@@ -154,7 +157,7 @@ def open_views(
     whole = PreparedSplit(folder, "all", card)
     if data.parted or split == "publisher":
         return publisher_splits(whole, limit)
-    return protocol_splits(whole, group, limit)
+    return own_splits(whole, group, limit, indices)
 
 
 def _prepare(folder: Path, data: RawSource, views: Sequence[View], screen: Watcher, max_broken: float) -> None:

@@ -2,7 +2,7 @@
 
 Images keep a quarter of their principal components; each gets a recording of its digit, in turn, as a 112 x 112
 spectrogram. Training images hear three speakers, test images a fourth, as published; the parts are merged before the
-split of the data protocol (60/20/20 by seed group).
+split of the data protocol (60/20/20 by seed group). Or, from the paper's authors, their preprocessed arrays.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import DataError
+from ...errors import ConfigError, DataError
 from ..decode.sound import read_wav
 from ..decode.spectra import min_max, resample, square_spectrogram
 from ..options import WORKERS, Option, max_broken
@@ -26,6 +26,7 @@ from ..prepared.build import build
 from ..prepared.plan import SOURCES, Column, Item, Plan, Watcher
 from ..task import Task
 from .files import sha256, source_folder
+from .released.av_mnist import arrays_below, plan_of
 
 COMPONENTS = 196
 NOISE_GAIN = 0.009
@@ -45,6 +46,7 @@ def prepare(
     dtype: str = "float16",
     workers: int | None = None,
     max_broken: float = 0.0,
+    source: str | None = None,
 ) -> Path:
     """Build AV-MNIST in `folder`.
 
@@ -55,11 +57,26 @@ def prepare(
         noise: folder of ESC-50 clips (wav), mixed in at 0.009 of their level; optional.
         dtype: how features are stored.
         workers, max_broken: see `build`.
+        source: in place of these files: the authors' preprocessed `avmnist`, or a folder that holds it.
 
     Raises:
         DataError: missing, truncated or swapped files.
+        ConfigError: `source` beside an option that is of the publishers' files.
     """
-    usage = "--mnist DIR --fsdd DIR [--noise DIR]"
+    if source is not None:
+        raw = {"mnist": mnist, "fsdd": fsdd, "noise": noise}
+        given = [f"--{name}" for name, value in raw.items() if value is not None]
+        if tuple(train_speakers) != TRAIN_SPEAKERS or tuple(test_speakers) != TEST_SPEAKERS:
+            given.append("--train-speakers, --test-speakers")
+        if given:
+            raise ConfigError(f"{TASK.name}: --source is the authors' preprocessed arrays, {given[0]} is of the "
+                              "publishers' files; give one or the other")  # fmt: skip
+        arrays = arrays_below(source_folder(TASK.name, source))
+        if arrays is None:
+            raise DataError(f"{source}: no avmnist/{{image,audio}}/{{train,test}}_data.npy below it; the publishers' "
+                            "files go with --mnist DIR --fsdd DIR")  # fmt: skip
+        return build(folder, plan_of(arrays, TASK, dtype), screen, workers, max_broken)
+    usage = "--mnist DIR --fsdd DIR [--noise DIR], or --source DIR"
     pictures, sounds = (source_folder(TASK.name, given, usage) for given in (mnist, fsdd))
     images, labels, is_test, note = _read_mnist(pictures)
     clips = _read_noise(Path(noise)) if noise else []
@@ -71,8 +88,8 @@ def prepare(
         takes = _takes(recordings, int(label), test_speakers if part else train_speakers, sounds)
         number = turn.get((part, int(label)), 0)
         turn[part, int(label)] = number + 1
-        source = (kept[i], takes[number % len(takes)], _clip(clips, part, i))
-        items.append(Item(f"{'test' if part else 'train'} image {i}", source, int(label), 2 if part else 0))
+        heard = (kept[i], takes[number % len(takes)], _clip(clips, part, i))
+        items.append(Item(f"{'test' if part else 'train'} image {i}", heard, int(label), 2 if part else 0))
     plan = Plan(
         task=TASK.name,
         version=TASK.version,
@@ -83,6 +100,7 @@ def prepare(
             "train_speakers": list(train_speakers), "test_speakers": list(test_speakers), "noise": bool(clips),
             "dtype": dtype,
         },
+        order="train images, then test images",
         card={
             "title": TASK.title,
             "note": note,
@@ -256,5 +274,6 @@ TASK = Task(
         "dtype": Option("how features are stored", default="float16", choices=("float16", "float32")),
         "workers": WORKERS,
         "max_broken": max_broken("recordings", 0.0),
+        "source": Option("folder with the authors' preprocessed avmnist", unset="from mnist and fsdd"),
     },
 )

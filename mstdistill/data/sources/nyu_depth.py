@@ -18,13 +18,17 @@ import numpy as np
 
 from ...errors import ConfigError, DataError
 from ..decode.picture import resize
+from ..decode.spectra import min_max
 from ..options import WORKERS, Option, max_broken
+from ..options import released as released_option
 from ..prepared.build import build
 from ..prepared.plan import Column, Item, Plan, Watcher
 from ..task import Task
 from .files import sha256, source_folder
+from .released.arrays import ORDER
 
 SIZE = (480, 640)
+RELEASED_NAME = "NYU-Depth-V2_data.mat"  # the paper's authors' file: images, depths and labels40 in the same layout
 CLASSES = (
     "unlabelled", "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture",
     "counter", "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor mat", "clothes", "ceiling",
@@ -40,18 +44,24 @@ def prepare(
     size: str = "480x640",
     workers: int | None = None,
     max_broken: float = 0.02,
+    released: bool = False,
 ) -> Path:
     """Build NYU-Depth-V2 in `folder`.
 
     Args:
-        source: the labelled .mat, or the folder that holds it.
+        source: the labelled .mat or the authors' `NYU-Depth-V2_data.mat`, or a folder that holds one of them.
         size: HEIGHTxWIDTH, both multiples of 32; other than 480x640 resizes (labels by the nearest pixel).
+        released: each scene's depths scaled alone, as the paper's authors do; so they are from their file.
 
     Raises:
         DataError: no such file, or one without the expected keys.
     """
     shape = _parse_size(size)
     mat = _find(source_folder(TASK.name, source))
+    theirs = mat.name == RELEASED_NAME
+    if theirs and not released:
+        screen.say(f"{mat} is the authors' own: depths are scaled scene by scene, as with --released")
+    released = released or theirs
     labels = _labels(mat)
     with _opened(mat) as file:
         count = _check(file, mat, labels)
@@ -68,17 +78,19 @@ def prepare(
         version=TASK.version,
         columns={
             "rgb": Column((3, *shape), "uint8", scale="channel", axis=0),
-            "depth": Column((1, *shape), "float32", scale="channel", axis=0),
+            "depth": Column((1, *shape), "float32", scale=None if released else "channel", axis=0),
             "label": Column(shape, "uint8"),
         },
         items=items,
-        read=ReadScene(mat, labels, shape),
-        settings={"size": list(shape)},
+        read=ReadScene(mat, labels, shape, released),
+        settings={"size": list(shape), **({"released": True} if released else {})},
+        order=ORDER if theirs else "as in the labelled set",
         card={
             "title": TASK.title,
             "classes": list(CLASSES),
             "ignored_class": 0,
             "labels": labels.about,
+            **({"released": "depths scaled scene by scene"} if released else {}),
             "sources": {"publisher": "NYU Depth V2, labelled set", "sha256": {p.name: sha256(p) for p in used}},
         },
     )
@@ -97,11 +109,16 @@ class Labels:
 
 @dataclass(frozen=True)
 class ReadScene:
-    """From a position in the .mat to `rgb` [3, H, W] and `label` [H, W] uint8, `depth` [1, H, W] float32 in metres."""
+    """From a position in the .mat to `rgb` [3, H, W] and `label` [H, W] uint8, `depth` [1, H, W] float32 in metres.
+
+    Attributes:
+        released: depths from 0 to 1, the scene's nearest and farthest; a constant scene's are 0.
+    """
 
     mat: Path
     labels: Labels
     size: tuple[int, int]
+    released: bool = False
 
     def __call__(self, source: tuple[int, np.ndarray | None]) -> dict[str, Any]:
         position, label = source
@@ -111,11 +128,12 @@ class ReadScene:
         label = self.label(position) if label is None else label
         if label.max(initial=0) >= len(CLASSES):
             raise DataError(f"scene {position}: label {int(label.max())} is not one of the 40 classes (0 = unlabelled)")
-        small = resize(np.ascontiguousarray(rgb, dtype=np.uint8), self.size)
+        small = resize(_bytes(rgb, f"scene {position}: colours"), self.size)
+        far = resize(np.ascontiguousarray(depth), self.size)[None]
         return {
             "rgb": np.ascontiguousarray(small.transpose(2, 0, 1)),
-            "depth": resize(np.ascontiguousarray(depth), self.size)[None],
-            "label": resize(np.ascontiguousarray(label, dtype=np.uint8), self.size, nearest=True),
+            "depth": min_max(far)[0] if self.released else far,
+            "label": resize(_bytes(label, f"scene {position}: labels"), self.size, nearest=True),
         }
 
     def label(self, position: int) -> np.ndarray:
@@ -143,10 +161,26 @@ def _parse_size(size: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def _bytes(values: np.ndarray, what: str) -> np.ndarray:
+    """Numbers of any type as bytes, where nothing is lost."""
+    found = np.ascontiguousarray(values)
+    if found.dtype != np.uint8:
+        with np.errstate(invalid="ignore"):
+            narrow = found.astype(np.uint8)
+        if not np.array_equal(narrow, found):
+            raise DataError(f"{what} are {found.dtype}, and not all of them whole numbers from 0 to 255")
+        return narrow
+    return found
+
+
 def _find(source: Path) -> Path:
     if source.is_file():
         return source
     found = sorted(source.rglob("nyu_depth_v2_labeled.mat"))
+    theirs = sorted(source.rglob(RELEASED_NAME))
+    if (theirs and found) or len(theirs) > 1:
+        raise DataError(f"{source}: {(found or theirs)[0]} and {theirs[-1]} are below it; name the file that you mean")
+    found = found or theirs
     if not found:
         raise DataError(f"{source}: no nyu_depth_v2_labeled.mat below it; fetch NYU Depth V2's labelled set")
     return found[0]
@@ -259,11 +293,13 @@ TASK = Task(
     prepare=prepare,
     options={
         "source": Option(
-            "folder with nyu_depth_v2_labeled.mat (and labels40.mat or classMapping40.mat, splits.mat)",
+            "folder with nyu_depth_v2_labeled.mat (and labels40.mat or classMapping40.mat, splits.mat), or with the "
+            "authors' NYU-Depth-V2_data.mat",
             example="downloads/nyu",
         ),
         "size": Option("HEIGHTxWIDTH, both multiples of 32", default="480x640"),
         "workers": WORKERS,
         "max_broken": max_broken("scenes"),
+        "released": released_option("depths scaled scene by scene"),
     },
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import ranks
-from ...errors import DataError
+from ...errors import ConfigError, DataError
 from ..prepared.cut import limited, protocol_splits, publisher_splits
 from ..prepared.store import PreparedSplit, read_card
 from ..split import Split
@@ -18,21 +18,24 @@ from .registry import folder_of
 
 
 def open_splits(
-    task: Task, directory: str | None = None, *, group: int = 0, limit: int | None = None, split: str = "protocol"
-) -> dict[str, Split]:
+    task: Task, directory: str | None = None, *, group: int = 0, limit: int | None = None, split: str = "protocol",
+    indices: str | None = None,
+) -> dict[str, Split]:  # fmt: skip
     """The train, validation and test instances of prepared data.
 
-    Data prepared with splits keeps them; data prepared in one piece is cut 60/20/20 by the permutation of its seed
-    group (data protocol), or where the publisher cut it.
+    Data prepared with splits keeps them; data prepared in one piece is cut 60/20/20 by the paper's permutation of its
+    seed group (data protocol), by a table's, or where the publisher cut it.
 
     Args:
         directory: the prepared folder, or hub:org/name for one that somebody published; None: the task's own place.
         group: seed group, from 0.
         limit: use this many instances in all.
         split: "protocol", or "publisher" for the publisher's own parts.
+        indices: a csv file of seed groups in place of the protocol's; see `prepared.indices`.
 
     Raises:
-        DataError: nothing prepared there, or data of another task.
+        DataError: nothing prepared there, data of another task, or rows in an order that the paper's groups aren't of.
+        ConfigError: `indices` for data with splits of their own.
     """
     if directory and directory.startswith(HUB):
         directory = str(download_prepared(directory))
@@ -48,8 +51,23 @@ def open_splits(
     _check_card(task, card, folder)
     if set(card["splits"]) == {"all"}:
         whole = PreparedSplit(folder, "all", card)
-        return publisher_splits(whole, limit) if split == "publisher" else protocol_splits(whole, group, limit)
+        if split == "publisher":
+            return publisher_splits(whole, limit)
+        _check_order(task, card, folder)
+        return protocol_splits(whole, group, limit, indices)
+    if indices is not None:
+        raise ConfigError(f"data.indices: {folder} has splits of its own; leave it out")
     return limited({name: PreparedSplit(folder, name, card) for name in SPLITS}, limit)
+
+
+def _check_order(task: Task, card: Mapping[str, Any], folder: Path) -> None:
+    """Data prepared before rows had the paper's order would silently be cut into other groups than they were."""
+    if "order" not in card:
+        raise DataError(
+            f"{folder} was prepared before its seed groups were the paper's (card.json names no order of rows): run "
+            f"the same mstdistill prepare {task.name} again, which keeps rows that stand in order; or set "
+            "data.split=publisher"
+        )
 
 
 def _check_card(task: Task, card: Mapping[str, Any], folder: Path) -> None:
