@@ -15,7 +15,6 @@ from typing import Any
 
 from ..errors import ConfigError, DataError, nearest
 
-
 _WANTED: dict[type, str] = {bool: "true or false", tuple: "names with commas between them", str: "a text"}
 
 

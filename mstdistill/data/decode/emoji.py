@@ -30,7 +30,7 @@ def _pairs() -> tuple[re.Pattern[str], re.Pattern[str], dict[str, str]]:
     from emoji import EMOJI_DATA
 
     # flags and the like are several characters, none of which is an emoji alone
-    characters = {character for sequence in EMOJI_DATA for character in sequence if "\U0001f000" <= character}
+    characters = {character for sequence in EMOJI_DATA for character in sequence if character >= "\U0001f000"}
     whole: dict[str, str] = {}
     digits: dict[str, str] = {}
     for character in sorted(character for character in characters if character <= "\U0001ffff"):
