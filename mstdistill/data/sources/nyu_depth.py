@@ -188,7 +188,7 @@ def _find(source: Path, screen: Watcher) -> tuple[Path, list[Path]]:
     if len(found) > 1:
         raise DataError(f"{source}: {found[0]} and {found[1]} are below it; name the file that you mean")
     if not found:
-        raise DataError(f"{source}: no {PUBLISHED_NAME} below it; fetch NYU Depth V2's labelled set")
+        raise DataError(f"{source}: no {PUBLISHED_NAME} in it; fetch NYU Depth V2's labelled set")
     if not is_packed(found[0]):
         return found[0], [found[0].parent]
     folder = unpacked(found[0], (*names, LABELS, MAPPING, SPLITS))

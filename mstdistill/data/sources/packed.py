@@ -80,7 +80,7 @@ def _members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, Iterato
                 yield path.name[:-3], _blocks(path, stream)
 
 
-def _blocks(path: Path, stream: IO[bytes]) -> Iterator[bytes]:
+def _blocks(path: Path, stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
     with _reading(path):
         yield from iter(lambda: stream.read(_BLOCK), b"")
 
