@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 _GREEK = "\u0370-\u03ff\u1f00-\u1fff"
+_LINK = r"https?://|t\.co/"
 
 
 def rejoin_emoji(text: str) -> str:
@@ -15,7 +16,7 @@ def rejoin_emoji(text: str) -> str:
     Whoever wrote the tables read such an emoji's escape after four of its five hex digits: U+1F64F became the letter
     U+1F64 and an "F", and at times the letter's UTF-8 bytes were then read as Latin-1 or Windows-1252. A letter and a
     digit that are no emoji together stay, as do those that stand in a word: after a Greek letter, or before a letter, a
-    digit or "_" that begins no other such pair.
+    digit or "_" that begins no other such pair and no link.
 
     Raises:
         ImportError: emoji is not installed.
@@ -39,7 +40,7 @@ def _pairs() -> tuple[re.Pattern[str], re.Pattern[str], dict[str, str]]:
             digits[form] = digits.get(form, "") + digit + digit.lower()
             whole[form + digit] = whole[form + digit.lower()] = character
     pair = "|".join(f"{re.escape(form)}[{found}]" for form, found in digits.items())
-    return re.compile(rf"(?<![{_GREEK}])(?:{pair})+(?!\w)"), re.compile(pair), whole
+    return re.compile(rf"(?<![{_GREEK}])(?:{pair})+(?:(?!\w)|(?={_LINK}))"), re.compile(pair), whole
 
 
 def _forms(letter: str) -> Iterator[str]:
