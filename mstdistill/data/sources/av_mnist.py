@@ -51,8 +51,8 @@ def prepare(
     """Build AV-MNIST in `folder`.
 
     Args:
-        mnist: folder of MNIST's idx files, gzipped or not. Where only the 10,000 test images are there, their first
-            six sevenths take the training images' part.
+        mnist: folder of MNIST's idx files, gzipped or not, or one that holds torchvision's `MNIST/raw`. Where only the
+            10,000 test images are there, their first six sevenths take the training images' part.
         fsdd: folder of Free Spoken Digit recordings (`{digit}_{speaker}_{take}.wav`).
         noise: folder of ESC-50 clips (wav), mixed in at 0.009 of their level; optional.
         dtype: how features are stored.
@@ -78,6 +78,7 @@ def prepare(
         return build(folder, plan_of(arrays, TASK, dtype), screen, workers, max_broken)
     usage = "--mnist DIR --fsdd DIR [--noise DIR], or --source DIR"
     pictures, sounds = (source_folder(TASK.name, given, usage) for given in (mnist, fsdd))
+    pictures = _mnist_folder(pictures)
     images, labels, is_test, note = _read_mnist(pictures)
     clips = _read_noise(Path(noise)) if noise else []
     recordings = _index_recordings(sounds)
@@ -108,7 +109,7 @@ def prepare(
             "sources": {
                 "images": "MNIST (CC BY-SA 3.0)",
                 "audio": "Free Spoken Digit Dataset (CC BY-SA 4.0)",
-                "sha256": {path.name: sha256(path) for path in sorted(pictures.glob("*ubyte*"))},
+                "sha256": {path.name: sha256(path) for path in sorted(pictures.glob("*ubyte*")) if path.is_file()},
             },
         },
     )  # fmt: skip
@@ -184,9 +185,23 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     return data.reshape(shape)
 
 
+def _mnist_folder(folder: Path) -> Path:
+    """Where the idx files are: there, or in `MNIST/raw` below, as torchvision has them (other sets lie beside it).
+
+    Raises:
+        DataError: there are several.
+    """
+    places = [folder, folder / "raw", *sorted(folder.rglob("MNIST/raw"))]
+    found = [path for path in places if any(_locate(path, name) for names in _FILES.values() for name in names)]
+    if len(found) > 1 and found[0] != folder:
+        raise DataError(f"{folder}: {found[0]} and {found[1]} both hold MNIST's files; name one of them")
+    return found[0] if found else folder
+
+
 def _locate(folder: Path, start: str) -> Path | None:
-    found = sorted(path for path in folder.glob("*") if path.name.replace(".", "-").startswith(start + "-idx"))
-    return found[0] if found else None
+    """A file by the start of its name, whose ending is written `-idx3-ubyte` or `.idx3-ubyte`; plain before gzipped."""
+    found = [path for path in folder.glob("*") if path.name.replace(".", "-").startswith(start + "-idx")]
+    return min((path for path in found if path.is_file()), key=lambda path: (path.suffix == ".gz", path), default=None)
 
 
 def _keep_components(images: np.ndarray) -> np.ndarray:
@@ -266,7 +281,7 @@ TASK = Task(
     class_names=tuple(str(i) for i in range(10)),
     prepare=prepare,
     options={
-        "mnist": Option("folder of MNIST's idx files", example="downloads/mnist"),
+        "mnist": Option("folder of MNIST's idx files, or with torchvision's MNIST/raw", example="downloads/mnist"),
         "fsdd": Option("folder of Free Spoken Digit recordings", example="downloads/fsdd"),
         "noise": Option("folder of ESC-50 clips", unset="no noise"),
         "train_speakers": Option("whom training images hear, in this order", tuple, TRAIN_SPEAKERS),

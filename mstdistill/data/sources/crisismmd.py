@@ -3,7 +3,7 @@
 `crisismmd_datasplit_all/task_humanitarian_text_img_{train,dev,test}.tsv` name the tweets and, below the archive's root,
 their pictures (`data_image/...`). Data protocol: all parts of the humanitarian task, the first row of each tweet id;
 the text normalised as BERTweet's, its pooled output (768); the picture's pooled ResNet-50 features (2048). Features are
-not scaled.
+not scaled. Or, from the paper's authors, their features.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DataError
+from ...errors import ConfigError, DataError
 from ..decode.encoders import load_encoder, load_tokenizer, pooled_images, pooled_texts
 from ..decode.picture import normalised, read_rgb
 from ..decode.tweet import normalise_tweet
@@ -25,6 +25,7 @@ from ..prepared.build import build
 from ..prepared.plan import SOURCES, Column, Item, Plan, Watcher
 from ..task import Task
 from .files import checksums, sha256, source_folder
+from .released.crisismmd import NAME, file_below, plan_of
 
 CLASSES = (
     "not_humanitarian", "affected_individuals", "infrastructure_and_utility_damage", "injured_or_dead_people",
@@ -49,14 +50,20 @@ def prepare(
     """Build CrisisMMD v2 in `folder`.
 
     Args:
-        source: the unpacked archive (with data_image/ and the tsv files, anywhere below it).
+        source: the unpacked archive (with data_image/ and the tsv files, anywhere below it); or the authors'
+            `CMMD_data.pth`, or a folder that holds it.
         text_encoder, image_encoder: hub names or local folders; pooled outputs of 768 and 2048.
 
     Raises:
         DataError: missing files or columns, labels outside the list, too many unreadable pictures.
-        ConfigError: an encoder that can't be loaded.
+        ConfigError: an encoder that can't be loaded, or one for features that are encoded already.
     """
     root = source_folder(TASK.name, source)
+    features = _features(root, {"text-encoder": text_encoder != TEXT_ENCODER,
+                                "image-encoder": image_encoder != IMAGE_ENCODER})  # fmt: skip
+    if features is not None:
+        screen.say(f"{TASK.name}: reads the authors' features in {features}")
+        return build(folder, plan_of(features, TASK), screen, workers, max_broken)
     files = _tables(root)
     items, repeated = _tweets(files)
     plan = Plan(
@@ -82,13 +89,32 @@ def prepare(
     return build(folder, plan, screen, workers, max_broken)
 
 
+def _features(root: Path, options: dict[str, bool]) -> Path | None:
+    """The authors' file, if it is it that is meant; `options` of the publisher's files: whether they were given."""
+    found = file_below(root)
+    if found is None:
+        return None
+    if found != root and (table := next(root.rglob(_table("*")), None)):
+        raise DataError(f"{root} holds {table.name} and the authors' {NAME}; name {found} for its features, or "
+                        "a folder without it for the tables")  # fmt: skip
+    given = [f"--{name}" for name, was in options.items() if was]
+    if given:
+        raise ConfigError(f"{given[0]}: the features in {found} are encoded already; leave it out")
+    return found
+
+
+def _table(part: str) -> str:
+    return f"task_humanitarian_text_img_{part}.tsv"
+
+
 def _tables(root: Path) -> dict[str, Path]:
     found = {}
     for part in PARTS:
-        name = f"task_humanitarian_text_img_{part}.tsv"
+        name = _table(part)
         paths = sorted(root.rglob(name))
         if not paths:
-            raise DataError(f"{root}: no {name} below it; unpack crisismmd_datasplit_all.zip there")
+            raise DataError(f"{root}: no {name} below it; unpack crisismmd_datasplit_all.zip there, or name "
+                            f"the authors' {NAME}")  # fmt: skip
         if len(paths) > 1:
             raise DataError(f"{paths[0]} and {paths[1]}: the same table twice; keep one of them")
         found[part] = paths[0]
@@ -175,12 +201,12 @@ TASK = Task(
     title="tweets of disasters with pictures, humanitarian classes (paper); needs CrisisMMD v2",
     modalities={"image": (IMAGE,), "text": (TEXT,)},
     num_classes=8,
-    version=2,
+    version=3,  # emoji in two pieces, contractions before links
     class_names=CLASSES,
     prepare=prepare,
     options={
         "source": Option(
-            "the unpacked archive: data_image/ and crisismmd_datasplit_all/; or the paper's authors' CMMD_data.pth",
+            "folder of the unpacked archives (data_image/ and crisismmd_datasplit_all/), or the authors' CMMD_data.pth",
             example="downloads/crisismmd",
         ),
         "text_encoder": Option("hub name or folder", default=TEXT_ENCODER),

@@ -8,7 +8,7 @@ the arrays transposed to [H, W], 40 classes and 0 = unlabelled, ignored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +25,12 @@ from ..prepared.build import build
 from ..prepared.plan import Column, Item, Plan, Watcher
 from ..task import Task
 from .files import sha256, source_folder
+from .packed import is_packed, names_in, unpacked
 from .released.arrays import ORDER
 
 SIZE = (480, 640)
+LABELS, MAPPING, SPLITS = "labels40.mat", "classMapping40.mat", "splits.mat"  # what may lie beside
+PUBLISHED_NAME = "nyu_depth_v2_labeled.mat"
 RELEASED_NAME = "NYU-Depth-V2_data.mat"  # the paper's authors' file: images, depths and labels40 in the same layout
 CLASSES = (
     "unlabelled", "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture",
@@ -49,7 +52,8 @@ def prepare(
     """Build NYU-Depth-V2 in `folder`.
 
     Args:
-        source: the labelled .mat or the authors' `NYU-Depth-V2_data.mat`, or a folder that holds one of them.
+        source: the labelled .mat or the authors' `NYU-Depth-V2_data.mat`, or a folder that holds one of them; packed
+            (zip, gz, tar), it is unpacked into the cache first.
         size: HEIGHTxWIDTH, both multiples of 32; other than 480x640 resizes (labels by the nearest pixel).
         released: each scene's depths scaled alone, as the paper's authors do; so they are from their file.
 
@@ -57,22 +61,22 @@ def prepare(
         DataError: no such file, or one without the expected keys.
     """
     shape = _parse_size(size)
-    mat = _find(source_folder(TASK.name, source))
+    mat, beside = _find(source_folder(TASK.name, source, "--source DIR, or --source FILE"), screen)
     theirs = mat.name == RELEASED_NAME
     if theirs and not released:
         screen.say(f"{mat} is the authors' own: depths are scaled scene by scene, as with --released")
     released = released or theirs
-    labels = _labels(mat)
+    labels = _labels(mat, beside)
     with _opened(mat) as file:
         count = _check(file, mat, labels)
-    parts = _parts(mat.parent, count)
+    parts = _parts(beside, count)
     # a MATLAB 5 file can't be read in pieces: it is read here, and each scene's label travels with its item
     ready = _matlab40(labels.file, count) if labels.key == "labels40" and not _is_hdf5(labels.file) else None
     items = [
         Item(f"{mat.name}[{i}]", (i, None if ready is None else ready[:, :, i]), None, parts.get(i, -1))
         for i in range(count)
     ]
-    used = sorted({mat, *(path for path in (labels.file, labels.mapping) if path)} | set(_split_file(mat.parent)))
+    used = sorted({mat, *(path for path in (labels.file, labels.mapping) if path)} | set(_beside(beside, SPLITS)))
     plan = Plan(
         task=TASK.name,
         version=TASK.version,
@@ -173,33 +177,56 @@ def _bytes(values: np.ndarray, what: str) -> np.ndarray:
     return found
 
 
-def _find(source: Path) -> Path:
-    if source.is_file():
-        return source
-    found = sorted(source.rglob("nyu_depth_v2_labeled.mat"))
-    theirs = sorted(source.rglob(RELEASED_NAME))
-    if (theirs and found) or len(theirs) > 1:
-        raise DataError(f"{source}: {(found or theirs)[0]} and {theirs[-1]} are below it; name the file that you mean")
-    found = found or theirs
+def _find(source: Path, screen: Watcher) -> tuple[Path, list[Path]]:
+    """The .mat, and the folders in which files that go with it may lie."""
+    if source.is_file() and not is_packed(source):
+        return source, [source.parent]
+    names = (PUBLISHED_NAME, RELEASED_NAME)
+    found = [] if source.is_file() else sorted(path for name in names for path in source.rglob(name) if path.is_file())
     if not found:
-        raise DataError(f"{source}: no nyu_depth_v2_labeled.mat below it; fetch NYU Depth V2's labelled set")
-    return found[0]
+        found = _packed(source, names)
+    if len(found) > 1:
+        raise DataError(f"{source}: {found[0]} and {found[1]} are below it; name the file that you mean")
+    if not found:
+        raise DataError(f"{source}: no {PUBLISHED_NAME} in it; fetch NYU Depth V2's labelled set")
+    if not is_packed(found[0]):
+        return found[0], [found[0].parent]
+    folder = unpacked(found[0], (*names, LABELS, MAPPING, SPLITS))
+    mat = next(folder / name for name in names if (folder / name).exists())
+    screen.say(f"{TASK.name}: {found[0]} is unpacked in {folder}, which may be deleted afterwards")
+    return mat, [folder, found[0].parent]
 
 
-def _labels(mat: Path) -> Labels:
+def _packed(source: Path, names: tuple[str, ...]) -> list[Path]:
+    """Packed files that hold the .mat.
+
+    Raises:
+        DataError: one that holds several.
+    """
+    paths = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    found = {path: names_in(path, names) for path in paths if is_packed(path)}
+    for path, held in found.items():
+        if len(held) > 1:
+            raise DataError(f"{path} holds {held[0]} and {held[1]}; unpack it, and name the file that you mean")
+    return [path for path, held in found.items() if held]
+
+
+def _beside(folders: Sequence[Path], name: str) -> list[Path]:
+    """The file of that name that goes with the .mat, if there is one."""
+    return [path for folder in folders if (path := folder / name).exists()][:1]
+
+
+def _labels(mat: Path, folders: Sequence[Path]) -> Labels:
     """Where this set's 40 classes are."""
     with _opened(mat) as file:
         if "labels40" in file:
             return Labels(mat, "labels40", None, f"labels40 of {mat.name}")
-    beside = mat.parent / "labels40.mat"
-    if beside.exists():
-        return Labels(beside, "labels40", None, "labels40.mat")
-    mapping = mat.parent / "classMapping40.mat"
-    if mapping.exists():
-        return Labels(mat, "labels", mapping, f"labels of {mat.name} through classMapping40.mat")
+    for path in _beside(folders, LABELS):
+        return Labels(path, "labels40", None, LABELS)
+    for path in _beside(folders, MAPPING):
+        return Labels(mat, "labels", path, f"labels of {mat.name} through {MAPPING}")
     raise DataError(
-        f"{mat}: has no key 'labels40' (the publisher's file has 894 fine classes); put labels40.mat or "
-        "classMapping40.mat beside it"
+        f"{mat}: has no key 'labels40' (the publisher's file has 894 fine classes); put {LABELS} or {MAPPING} beside it"
     )
 
 
@@ -217,13 +244,9 @@ def _check(file: Any, mat: Path, labels: Labels) -> int:
     return int(count)
 
 
-def _split_file(folder: Path) -> list[Path]:
-    return [path for path in [folder / "splits.mat"] if path.exists()]
-
-
-def _parts(folder: Path, count: int) -> dict[int, int]:
+def _parts(folders: Sequence[Path], count: int) -> dict[int, int]:
     """Publisher's part of each scene, from splits.mat (MATLAB counts from 1)."""
-    for path in _split_file(folder):
+    for path in _beside(folders, SPLITS):
         found = _matlab(path)
         try:
             train, test = (np.asarray(found[key]).ravel().astype(int) - 1 for key in ("trainNdxs", "testNdxs"))
@@ -293,8 +316,8 @@ TASK = Task(
     prepare=prepare,
     options={
         "source": Option(
-            "folder with nyu_depth_v2_labeled.mat (and labels40.mat or classMapping40.mat, splits.mat), or with the "
-            "authors' NYU-Depth-V2_data.mat",
+            "folder with nyu_depth_v2_labeled.mat (and labels40.mat or classMapping40.mat, splits.mat) or with the "
+            "authors' NYU-Depth-V2_data.mat, packed or not; or the file itself",
             example="downloads/nyu",
         ),
         "size": Option("HEIGHTxWIDTH, both multiples of 32", default="480x640"),

@@ -78,7 +78,15 @@ def labels_of(path: Path, rows: int, beside: Path, classes: int) -> list[int]:
     """
     if rows_of(path, ()) != rows:
         raise DataError(f"{path}: {rows_of(path, ())} labels, where {beside.name} has {rows} rows: files of two sets")
-    values = np.asarray(mapped(path))
+    return classes_in(np.asarray(mapped(path)), path, classes)
+
+
+def classes_in(values: np.ndarray, path: Path, classes: int) -> list[int]:
+    """Labels [N] of a file as class numbers.
+
+    Raises:
+        DataError: one of them is no class.
+    """
     wrong = np.flatnonzero(~np.isin(values, np.arange(classes)))
     if len(wrong):
         raise DataError(
