@@ -35,6 +35,10 @@ class CheckpointError(MstdistillError):
     """A checkpoint or run folder that can't be continued or written."""
 
 
+class FolderInUse(CheckpointError):
+    """Another run holds the folder."""
+
+
 class NonFiniteError(MstdistillError):
     """NaN or Inf in a loss; the state was saved before this was raised."""
 

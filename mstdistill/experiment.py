@@ -24,6 +24,7 @@ from .data.task import Task
 from .data.view import modality_of
 from .engine.batch_norm import take_any_batch, take_back
 from .engine.checkpoint import CheckpointStore
+from .engine.launch import expect_unused
 from .engine.loop import Fit, Stage, Trainer
 from .engine.seeding import initialising, named_seed
 from .errors import ConfigError, first_line
@@ -172,7 +173,10 @@ class Experiment:
         count = len(self.splits["train"])
         rows = min(trial.shortest(count, size) for size in sizes)
         note = f"a batch of {rows} (the shortest of {count:,} instances in batches of {', '.join(map(str, sizes))})"
-        reached = trial.learns(network, self._first(network.view, rows).inputs, self.accelerator.autocast, note)
+        batch = self._first(network.view, rows)
+        reached = trial.learns(network, batch.inputs, self.task.num_classes, self.accelerator.autocast, note)
+        if reached < {name for name, p in network.module.named_parameters() if p.requires_grad}:
+            expect_unused(self.accelerator)
         if reached:
             return
         if teacher is None:

@@ -39,7 +39,7 @@ from .stages import alone
 from .student import export_student
 from .tables import plan_table, summary_tables
 from .teachers.output import as_noted, named_place, note_place
-from .teachers.tap import Teacher
+from .teachers.tap import Teacher, check_module
 from .trial import Network, count_classes
 
 # where the first process that lost another one leaves what it saw
@@ -115,8 +115,10 @@ def distill(
     """Distil a user's own teachers into a user's own student.
 
     Args:
-        student: maps the target modality's tensor to logits [B, C] or [B, C, H, W].
-        teachers: what they see, and the submodules whose features get masks.
+        student: maps the target modality's tensor to logits [B, C] or [B, C, H, W], or returns something that holds
+            them (a tuple, a mapping, a dataclass, an output of transformers). All networks are tried before the first
+            step: a student in which no parameter learns is refused, a teacher in which none does is used as it is.
+        teachers: what they see, and the submodules whose features get masks; see `Teacher`.
         train, validation, test: data sets with a length and positions whose items are mappings of modality names and a
             label, or tuples of them; see `DatasetSplit` for what labels and values may be. Or prepared splits.
         target: the modality that the student sees.
@@ -125,12 +127,16 @@ def distill(
         out: the run's folder; a second call with it continues.
         settings: recipe settings, for example {"distill": {"epochs": 20}, "batch_size": 128}.
         ignore_index: a label that doesn't count.
-        student_output: where the logits are in what the student returns (an index, a key or an attribute), where
-            several of its tensors could be they.
+        student_output: where the logits are in what the student returns (an index, a key or an attribute; several
+            joined by dots), where several of its tensors could be they.
+
+    A batch norm that would see a single number per channel, over all processes (the last batch has one row), uses its
+    running statistics for that batch and leaves them as they are.
 
     Raises:
         MstdistillError: anything the user can mend, in one line.
     """
+    check_module(student, "student")
     if student_output is not None:
         note_place(student, named_place(student_output))
     recipe = parse({"task": "custom", "target": target, **(settings or {})}, "settings")
@@ -193,7 +199,7 @@ def _run(
     started = time.monotonic()
     trainer = Trainer(accelerator, recipe.run, recipe.seed, screen, observe)
     # the comparison starts from the very weights that the student starts from
-    twin = copy.deepcopy(student) if recipe.alone.enabled else None
+    twin = _twin(student) if recipe.alone.enabled else None
     experiment = Experiment(recipe, task, splits, student, teachers, folder, trainer, target)
     experiment.finished = finished
     if twin is not None:
@@ -225,6 +231,23 @@ def _run(
         experiment.released()
         trackers_ended(accelerator)
     return Result(experiment.student.eval(), summary, folder)
+
+
+def _twin(student: nn.Module) -> nn.Module:
+    """A copy of the student.
+
+    Raises:
+        ConfigError: it can't be copied.
+    """
+    try:
+        twin = copy.deepcopy(student)
+    except Exception as error:  # somebody keeps a handle, a lock or a tensor with a past in it
+        raise ConfigError(f"student can't be copied, as its comparison wants ({first_line(error)}); let it be copied, "
+                          'or leave the comparison out: settings={"alone": {"enabled": False}}') from None  # fmt: skip
+    for parameter in twin.parameters():  # those of scripted modules come with a past
+        if not parameter.is_leaf:
+            parameter.detach_().requires_grad_()
+    return twin
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from .engine.batch_norm import over_processes, take_any_batch
 from .engine.seeding import initialising, random_state, restore_random_state
 from .errors import ConfigError, first_line
 from .state import state_of
-from .teachers.output import candidates, chosen, described, noted_place, settle
+from .teachers.output import as_noted, candidates, chosen, described, noted_place, settle
 from .teachers.tap import call, hooked
 
 Inputs = Mapping[str, Tensor]
@@ -64,8 +64,11 @@ def check_apart(networks: Sequence[Network]) -> None:
     """No network may hold a tensor of the student's: what one stage trains, another holds fixed.
 
     Raises:
-        ConfigError: two are one module, or share a parameter or buffer.
+        ConfigError: two are one module, or share a parameter or buffer; or one has weights without values.
     """
+    for one in networks:
+        if any(x.is_meta for x in _tensors_of(one.module)):
+            raise ConfigError(f"{one.owner} has weights on the meta device, without values; load them first")
     for one, other in combinations(networks, 2):
         if "student" not in (one.owner, other.owner):
             continue
@@ -148,16 +151,22 @@ def answer(network: Network, inputs: Inputs, num_classes: int, seed: int) -> Ten
     """
     output, rows = wake(network, inputs, seed), len(next(iter(inputs.values())))
     logits = settle(network.module, output, rows, num_classes, network.owner, network.option)
+    _check_fit(logits, rows, num_classes, network.owner)
+    return logits
+
+
+def _check_fit(logits: Tensor, rows: int, num_classes: int, owner: str) -> None:
+    if logits.layout is not torch.strided:
+        raise ConfigError(f"{owner} gives sparse logits; give them dense, with .to_dense()")
     fits = logits.dim() in (2, 4) and logits.shape[0] == rows and logits.shape[1] == num_classes
     if not fits or not logits.is_floating_point():
         kind = "" if logits.is_floating_point() else f" of type {str(logits.dtype).removeprefix('torch.')}"
         raise ConfigError(
-            f"{network.owner} gives logits {list(logits.shape)}{kind}; the task has {num_classes} classes, so "
+            f"{owner} gives logits {list(logits.shape)}{kind}; the task has {num_classes} classes, so "
             f"[batch, {num_classes}] or [batch, {num_classes}, height, width] is wanted"
             + ("" if logits.is_floating_point() else ", in floating point")
             + (f", for a batch of {rows}" if logits.shape[:1] != (rows,) else "")
         )
-    return logits
 
 
 def count_classes(student: Network, others: Sequence[Network], inputs: Inputs, label: Tensor, named: int,
@@ -184,7 +193,7 @@ def count_classes(student: Network, others: Sequence[Network], inputs: Inputs, l
     if noted_place(student.module) is not None:
         possible = {chosen(student.module, output, student.owner).shape[1]}
     else:
-        possible = {x.shape[1] for _, x in candidates(output, rows) if x.dim() > 1}
+        possible = {x.shape[1] for _, x in candidates(output, rows) if x.dim() in (2, 4)}
     if len(possible) > 1:
         possible = {width for width in possible if width > int(label.max()) and named in (0, width)}
     for other in others:
@@ -193,15 +202,18 @@ def count_classes(student: Network, others: Sequence[Network], inputs: Inputs, l
     if len(possible) != 1:
         raise ConfigError(
             f"student returns {described(output)}; {'several' if possible else 'none'} could be logits, [batch, "
-            f"classes] or [batch, classes, height, width]; name the one: {student.option}"
+            "classes] or [batch, classes, height, width]"
+            + ("" if isinstance(output, Tensor) else f"; name the one: {student.option}")
         )
     return possible.pop()
 
 
 def learns(
-    network: Network, inputs: Inputs, autocast: Callable[[], AbstractContextManager[Any]], note: str
+    network: Network, inputs: Inputs, num_classes: int, autocast: Callable[[], AbstractContextManager[Any]], note: str
 ) -> set[str]:
     """Names of the parameters that a gradient of the logits reaches in training mode; a copy is tried.
+
+    Where the device has no room for that, all that may learn: a stage's engine may need less.
 
     Args:
         note: of what batch it is, for messages.
@@ -211,21 +223,42 @@ def learns(
     """
     before = random_state()
     module, undo = _to_be_tried(network.module)
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     try:
         module.train()
         with torch.enable_grad(), over_processes(module):
             with autocast():
-                logits = call(module, inputs, network.view)
-            parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+                logits = _in_training(network, module, inputs, num_classes, note)
             if not parameters or not logits.requires_grad:
                 return set()
             found = torch.autograd.grad(logits.sum(), list(parameters.values()), allow_unused=True)
+    except ConfigError:
+        raise
+    except torch.OutOfMemoryError:
+        return set(parameters)
     except Exception as error:  # of somebody else's code
         raise ConfigError(f"{network.owner} can't train on {note}: {first_line(error)}") from None
     finally:
         undo()
         restore_random_state(before)
     return {name for name, gradient in zip(parameters, found, strict=True) if gradient is not None}
+
+
+def _in_training(network: Network, module: nn.Module, inputs: Inputs, num_classes: int, note: str) -> Tensor:
+    """The logits of the copy in training mode, where a network may return something else than in evaluation.
+
+    Raises:
+        ConfigError: they aren't to be found, or NaN.
+    """
+    output, owner = module(*[inputs[name] for name in network.view]), f"{network.owner} in training"
+    rows = len(next(iter(inputs.values())))
+    logits = settle(module, output, rows, num_classes, owner, network.option)
+    _check_fit(logits, rows, num_classes, owner)
+    as_noted(network.module, module)
+    if bool(torch.isnan(logits.detach()).any()):
+        raise ConfigError(f"{network.owner} gives NaN in training on {note}; choose another batch_size, or look at "
+                          "what it computes over a batch")  # fmt: skip
+    return logits
 
 
 def _to_be_tried(module: nn.Module) -> tuple[nn.Module, Callable[[], None]]:

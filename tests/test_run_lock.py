@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from mstdistill.config import load
 from mstdistill.engine.run_lock import LOCK, run_lock
 from mstdistill.errors import CheckpointError, ConfigError
+from mstdistill.suite.plan import Cell
+from mstdistill.suite.run import run_cell
+from mstdistill.suite.sharing import Busy
 from tests import ready
 
 from . import toy
@@ -62,6 +66,13 @@ def test_a_killed_run_holds_nothing_though_its_children_live(tmp_path: Path) -> 
             pass
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_worker_waits_for_a_run_that_it_took_for_dead(tmp_path: Path) -> None:
+    """Its cell isn't given up: the other one may finish it."""
+    cell = Cell("av-digits", "image", "MST", 0, "key", load("av-digits"), "data")
+    with run_lock(tmp_path / "cells" / cell.key / "run", CPU), pytest.raises(Busy, match="another run uses"):
+        run_cell(cell, tmp_path)
 
 
 @pytest.mark.distributed

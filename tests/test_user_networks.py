@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from mstdistill import Teacher, distill
 from mstdistill.engine.batch_norm import take_any_batch, take_back
 from mstdistill.errors import ConfigError
 from mstdistill.pipeline import Result
-from mstdistill.state import load_state, state_of
+from mstdistill.teachers.ensemble import Ensemble
 
 SETTINGS: dict[str, Any] = {
     "run": {"trackers": []}, "batch_size": 16, "cotrain": {"epochs": 1}, "specialise": {"epochs": 1},
@@ -159,8 +160,40 @@ def frozen(module: nn.Module) -> nn.Module:
     return module.requires_grad_(False)
 
 
-def compiled_inside() -> nn.Module:
-    return torch.jit.script(mlp(4))
+def scripted(width: int = 4) -> nn.Module:
+    return torch.jit.script(mlp(width))
+
+
+class InTraining(nn.Module):
+    """Returns a tensor in evaluation and something else in training."""
+
+    def __init__(self, width: int, pack: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.inner, self.pack = mlp(width), pack
+
+    def forward(self, x: Tensor) -> Any:
+        logits = self.inner(x)
+        return self.pack(logits, x) if self.training else logits
+
+
+class Moving(InTraining):
+    """Puts its logits at another place in training."""
+
+    def forward(self, x: Tensor) -> Any:
+        logits = self.inner(x)
+        return (logits, x) if self.training else (x, logits, 1)
+
+
+class Holding(nn.Module):
+    """Keeps what can't be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.lock = mlp(6), threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.inner(x)
+        return found
 
 
 # Networks that can't be distilled (student, teacher, taps), and the words of the one line that says so.
@@ -179,8 +212,23 @@ REFUSED: list[tuple[str, Callable[[], nn.Module] | None, Callable[[], nn.Module]
     ("its input overwritten", None, lambda: Overwriting(4), (), "changes its input in place"),
     ("a set in its state", None, Strange, (), "a checkpoint holds tensors"),
     ("a tap under no_grad", None, lambda: Silent(4), ("inner.0",), "no gradient comes from its logits to tap"),
-    ("a tap in compiled code", None, compiled_inside, ("0",), "inside of compiled code"),
+    ("a tap in compiled code", None, scripted, ("0",), "inside of compiled code"),
     ("an unknown tap", None, lambda: mlp(4), ("9",), "9"),
+    (
+        "a function",
+        lambda: torch.relu,
+        None,
+        (),
+        "student is a builtin_function_or_method; a torch.nn.Module is wanted",
+    ),
+    ("a class", None, lambda: nn.Flatten, (), "teacher 't' is the class Flatten; give a network made of it"),
+    ("no values", None, lambda: mlp(4).to("meta"), (), "weights on the meta device, without values"),
+    ("sparse logits", None, lambda: Wrapped(mlp(4), lambda y, x: y.to_sparse()), (), "to_dense()"),
+    ("an axis too many", lambda: Wrapped(mlp(6), lambda y, x: y[:, None]), None, (), "none could be logits"),
+    ("two in training", lambda: InTraining(6, lambda y, x: (y, 2 * y)), None, (), "in training returns a tuple"),
+    ("elsewhere in training", None, lambda: Moving(4, lambda y, x: y), (), "at another place than in evaluation (1)"),
+    ("NaN in training", lambda: InTraining(6, lambda y, x: y / 0 * 0), None, (), "gives NaN in training"),
+    ("no copy", Holding, None, (), "student can't be copied, as its comparison wants (cannot pickle"),
     ("another width", None, lambda: mlp(7), (), "teacher 't' can't take"),
 ]
 
@@ -197,17 +245,45 @@ def test_what_cannot_be_distilled_is_one_line_before_the_first_step(
     assert not list(tmp_path.glob("*/checkpoints"))
 
 
+@pytest.mark.parametrize("name", ["", 1.5, True, (0,)])
+def test_a_place_is_a_name_or_an_index(name: Any, tmp_path: Path) -> None:
+    for more in ({"output": name}, {"student_output": name}):
+        with pytest.raises(ConfigError, match="where the logits are is an index"):
+            go(tmp_path, **more)
+
+
+@pytest.mark.parametrize(("pack", "named"), [
+    (lambda y, x: (y, 2 * y), 0), (lambda y, x: (x, y), None), (lambda y, x: {"aux": 2 * y, "logits": y}, None),
+])  # fmt: skip
+def test_a_network_may_return_more_in_training(
+    pack: Callable[[Tensor, Tensor], Any], named: int | None, plain: dict[str, Tensor], tmp_path: Path
+) -> None:
+    result = go(tmp_path, InTraining(6, pack), InTraining(4, pack), ("inner.0",), output=named, student_output=named)
+    assert same(weights(result.student), plain)
+
+
+def test_scripted_networks_train(tmp_path: Path) -> None:
+    student, teacher = scripted(6), scripted(4)
+    before = weights(student)
+    assert not same(weights(go(tmp_path, student, teacher).student), before)
+
+
+@pytest.mark.parametrize("method", ["mst", "kd", "crd"])
 @pytest.mark.parametrize(
     "teacher", [lambda: frozen(mlp(4)), lambda: Silent(4), Rule], ids=["frozen", "no_grad", "rule"]
 )
 def test_a_teacher_that_cannot_learn_is_used_as_it_is(
-    teacher: Callable[[], nn.Module], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    teacher: Callable[[], nn.Module], method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = teacher()
     before = weights(module)
+    if method == "crd" and not before:
+        return  # it wants a layer's features
     made = Teacher("t", module, ("b",))
-    result = distill(mlp(6), [made], items(64), items(24, 1), "a", out=tmp_path, settings=SETTINGS)
-    assert "teacher t: nothing in it learns" in capsys.readouterr().out
+    result = distill(mlp(6), [made], items(64), items(24, 1), "a", out=tmp_path,
+                     settings={**SETTINGS, "method": method, "baseline": {"teacher": "t"}})  # fmt: skip
+    said = "teacher t: nothing in it learns" in capsys.readouterr().out
+    assert said or (method != "mst" and not any(p.requires_grad for p in module.parameters()))
     assert same(weights(module), before)
     assert all(p.grad is None for p in module.parameters())
     assert result.summary["networks"]
@@ -244,17 +320,35 @@ class Counting(nn.Module):
         self.steps = int(state if self.tensor else state["steps"])
 
 
+class Cut(Exception):
+    """What ends a run in the middle of a stage."""
+
+
 @pytest.mark.parametrize("tensor", [True, False])
 def test_extra_states_are_kept(tensor: bool, tmp_path: Path) -> None:
-    student = Counting(6, tensor)
-    settings = {"distill": {"epochs": 2}, "alone": {"enabled": False}}
-    go(tmp_path / "whole", student, settings=settings)
-    assert student.steps > 0
-    again = Counting(6, tensor)
-    go(tmp_path / "whole", again, settings=settings)  # reads the result
-    assert again.steps == student.steps
-    load_state(again, state_of(Counting(6, tensor)))
-    assert again.steps == 0
+    """In checkpoints (a run is cut in each stage and goes on) and in results (a run is called again)."""
+    settings = {"distill": {"epochs": 2}, "run": {"trackers": [], "checkpoint_steps": 1}}
+
+    def cut_in(wanted: str) -> Callable[..., None]:
+        def observe(stage: str, step: int, _: Any) -> None:
+            if (stage, step) == (wanted, 2):
+                raise Cut
+
+        return observe
+
+    def run(out: str, **more: Any) -> dict[str, Any]:
+        student, teacher = Counting(6, tensor), Counting(4, tensor)
+        result = go(tmp_path / out, student, teacher, ("inner.0",), settings=settings, **more)
+        return {"steps": (student.steps, teacher.steps), **weights(result.student.inner)}
+
+    whole = run("whole")
+    assert whole["steps"] == (4 + 2 * 4, 4)
+    for stage in ("cotrain", "distill"):
+        with pytest.raises(Cut):
+            run("cut", observe=cut_in(stage))
+    for found in (run("cut"), run("cut")):
+        assert found.pop("steps") == whole["steps"]
+        assert same(found, {name: x for name, x in whole.items() if name != "steps"})
 
 
 class Twice(nn.Module):
@@ -271,7 +365,40 @@ class Twice(nn.Module):
         return found
 
 
-def test_a_tap_that_runs_twice_is_masked_each_time(tmp_path: Path) -> None:
+class Times(nn.Module):
+    """A mask that is easily told."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["independent", "cumulative"])
+def test_a_tap_that_runs_twice_is_masked_each_time(mode: str) -> None:
+    """In a forward of its own, in one that members share, and where a router chose."""
+
+    def by_hand(block: float, second: float) -> Tensor:
+        x = block * net.block(torch.relu(block * net.block(net.first(inputs["b"]))))
+        found: Tensor = net.last(torch.relu(second * net.second(x)))
+        return found
+
+    net, inputs = Twice(), {"b": torch.randn(9, 4)}
+    ensemble = Ensemble([Teacher("t", net, ("b",), ("block", "second"))], [[Times(2), Times(3)]], mode)
+    expected = torch.stack([by_hand(2, 1), by_hand(1 if mode == "independent" else 2, 3)], dim=1)
+    assert torch.allclose(ensemble(inputs), expected, atol=1e-6)
+    assert ensemble.shared == {0: True}
+    chosen = torch.arange(9)[:, None] % 2
+    picked = ensemble.chosen(inputs, chosen)[:, 0]
+    assert torch.allclose(picked, expected[torch.arange(9), chosen[:, 0]], atol=1e-6)
+    ensemble.shared = {0: False}
+    assert torch.allclose(ensemble(inputs), expected, atol=1e-6)
+
+
+def test_a_teacher_whose_tap_runs_twice_specialises(tmp_path: Path) -> None:
     result = go(tmp_path, None, Twice(), ("block",))
     assert "specialise" in " ".join(result.summary["stages"])
 

@@ -35,7 +35,7 @@ def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def networks(dropout: float = 0.0, norm: bool = False) -> tuple[torch.nn.Module, list[Teacher]]:
+def networks(dropout: float = 0.0, norm: bool = False, unused: bool = False) -> tuple[torch.nn.Module, list[Teacher]]:
     with initialising(0, "toy"):
         student: torch.nn.Module = MLP(6, 12, 8, 3)
         if dropout:
@@ -47,12 +47,16 @@ def networks(dropout: float = 0.0, norm: bool = False) -> tuple[torch.nn.Module,
     for network in [student, *(teacher.module for teacher in teachers)] if norm else ():
         network.fc1.bias = None  # before a norm its gradient is rounding alone, of which Adam makes steps
         network.fc1 = torch.nn.Sequential(network.fc1, torch.nn.BatchNorm1d(12))
+    for network in [student, *(teacher.module for teacher in teachers)] if unused else ():
+        network.unused = torch.nn.Linear(3, 3)
     return student, teachers
 
 
-def run(out: Path | str, count: int = 80, dropout: float = 0.0, norm: bool = False, **settings: Any) -> Result:
+def run(
+    out: Path | str, count: int = 80, dropout: float = 0.0, norm: bool = False, unused: bool = False, **settings: Any
+) -> Result:
     """The three stages and the comparison on `count` toy instances."""
-    student, teachers = networks(dropout, norm)
+    student, teachers = networks(dropout, norm, unused)
     extra = {key: settings.pop(key) for key in ("observe", "train", "validation", "quiet") if key in settings}
     return distill(
         student, teachers, extra.pop("train", None) or make_split(count, seed=1),

@@ -74,6 +74,13 @@ def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | No
     return accelerator
 
 
+def expect_unused(accelerator: Any) -> None:
+    """From now on DDP looks at each step for parameters that have no part in it; else it waits for their gradients."""
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+
+
 def _asked(engine: str) -> bool:
     """Whether the launch asks for an engine: "DEEPSPEED" or "FSDP"."""
     return os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() == "true"

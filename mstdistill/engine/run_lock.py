@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from .. import ranks
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError, FolderInUse
 
 LOCK = ".lock"
 # File systems that know no locks say so in one of these ways.
@@ -31,21 +31,21 @@ def run_lock(folder: Path, device: torch.device) -> Iterator[None]:
         device: on which the processes tell each other.
 
     Raises:
-        CheckpointError: another run uses the folder.
+        FolderInUse: another run uses the folder.
         ConfigError: the folder can't be made or written to.
     """
     held, trouble = None, None
     if ranks.rank() == 0:
         try:
             held = _take(folder)
-        except (CheckpointError, ConfigError) as error:
+        except (FolderInUse, ConfigError) as error:
             trouble = error
     if ranks.any_rank(trouble is not None, device):
-        raise trouble or CheckpointError(f"{folder}: the first process can't have this folder")
+        raise trouble or FolderInUse(f"{folder}: the first process can't have this folder")
     try:
         yield
     finally:
-        if held is not None:
+        if held in _HELD:  # not so in a child that was forked in between
             _HELD.discard(held)
             os.close(held)
 
@@ -63,7 +63,7 @@ def _take(folder: Path) -> int | None:
         os.close(file)
         if error.errno in _UNKNOWN:
             return None
-        raise CheckpointError(
+        raise FolderInUse(
             f"{folder}: another run uses this folder; wait for its end, or choose another --out"
         ) from None
     _HELD.add(file)

@@ -27,6 +27,9 @@ def compare(experiment: Experiment, method: type[Baseline]) -> Outcome:
     if stop not in (None, distillation.NAME):
         raise ConfigError(f"run.stop_after={stop}: method {method.name} has no such stage; leave it out")
     experiment.teachers = _teachers(experiment, method)
+    for one in [*experiment.teachers]:
+        stages = [] if teacher.ready(experiment, one) else [teacher.settings_of(experiment.recipe)]
+        experiment.try_training(one, [*stages, experiment.recipe.distill] if method.trains_teacher else stages)
     chosen = method(experiment, experiment.teachers)
     for one in experiment.teachers:
         teacher.run(experiment, one)

@@ -63,7 +63,8 @@ class Knowledge:
                 experiment, f"{names}-{split}", self._forward_logits, self.modalities, split, modules, (names,), cache
             ))  # fmt: skip
         # half a table's precision is made for logits: features keep their own type
-        kind = "float64" if next(first.module.parameters()).dtype == torch.float64 else "float32"
+        double = any(p.dtype == torch.float64 for p in first.module.parameters())
+        kind = "float64" if double else "float32"
         exact = CacheSettings(mode=cache.mode, dtype=kind, budget_gb=cache.budget_gb, resident_gb=cache.resident_gb)
         for number, feature in enumerate(self.features):
             tables.append(constant_logits(

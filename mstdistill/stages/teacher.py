@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import losses
-from ..config import OptimSettings
+from ..config import OptimSettings, Recipe
 from ..data.feeding.batch import Batch
 from ..data.view import modality_of
 from ..experiment import Experiment
@@ -47,15 +47,19 @@ def ready(experiment: Experiment, teacher: Teacher) -> bool:
     return teacher.frozen or teacher.name in given or not any(p.requires_grad for p in teacher.module.parameters())
 
 
+def settings_of(recipe: Recipe) -> OptimSettings:
+    """How the stage learns."""
+    return OptimSettings(
+        epochs=recipe.distill.epochs if recipe.baseline.teacher_epochs is None else recipe.baseline.teacher_epochs,
+        lr=recipe.baseline.teacher_lr or recipe.distill.lr,
+        schedule="cosine",
+    )
+
+
 def run(experiment: Experiment, teacher: Teacher) -> None:
     """Train it, or take up the result of an earlier run; afterwards it is frozen, with the selected weights."""
     if not ready(experiment, teacher):
-        recipe = experiment.recipe
-        settings = OptimSettings(
-            epochs=recipe.distill.epochs if recipe.baseline.teacher_epochs is None else recipe.baseline.teacher_epochs,
-            lr=recipe.baseline.teacher_lr or recipe.distill.lr,
-            schedule="cosine",
-        )
+        settings = settings_of(experiment.recipe)
         stage = TeacherAlone(experiment, teacher)
         loader = experiment.loader("train", teacher.modalities, settings, shuffle=True)
         load_state(teacher.module, experiment.train(stage, loader, settings).state)

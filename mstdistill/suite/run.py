@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.progress import Screen
-from ..errors import Interrupted, MstdistillError, Preempted
+from ..errors import FolderInUse, Interrupted, MstdistillError, Preempted
 from ..files import write_text
 from .claims import take
 from .plan import Cell, Grid, code_version
@@ -33,7 +33,7 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
 
     Raises:
         MstdistillError: what the method or the task refuses.
-        Busy: another worker is at a stage that the cell shares.
+        Busy: another worker is at a stage that the cell shares, or at the cell: one taken for dead that lives.
     """
     from ..pipeline import train
 
@@ -42,7 +42,10 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     started = time.monotonic()
     recipe = cell.recipe.model_copy(update={"run": cell.recipe.run.model_copy(update={"trackers": []})})
     with sharing(folder, run, keys) as shared:
-        result = train(recipe, run, Screen(quiet=True), finished=shared.finished)
+        try:
+            result = train(recipe, run, Screen(quiet=True), finished=shared.finished)
+        except FolderInUse as error:
+            raise Busy(str(error)) from None
     networks = {entry["name"]: entry for entry in result.summary["networks"]}
     return {
         "status": "done",

@@ -1,7 +1,7 @@
 """Where a network's logits are in what it returns: a tensor, or something that holds tensors.
 
-`.logits` and the key "logits" are known. Else a place is settled once, before anything trains, and noted on the network
-(copies keep it); nothing is guessed between two tensors that could both be the logits.
+`.logits` and the key "logits" are known, and a tensor alone is the logits. Else a place is settled before anything
+trains, and noted on the network (copies keep it); nothing is guessed between two tensors that could both be the logits.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from ..errors import ConfigError
 
 Place = tuple[str | int, ...]
 
-_NOTE = "_logits_at"
+_NOTE, _LAYOUT = "_logits_at", "_logits_among"
 
 
-def note_place(module: nn.Module, place: Place) -> None:
-    """Keep where a network's logits are."""
-    module.__dict__[_NOTE] = place
+def note_place(module: nn.Module, place: Place, layout: tuple[Place, ...] | None = None) -> None:
+    """Keep where a network's logits are.
+
+    Args:
+        layout: of the output in which they were found; None: people named the place.
+    """
+    module.__dict__[_NOTE], module.__dict__[_LAYOUT] = place, layout
 
 
 def noted_place(module: nn.Module) -> Place | None:
@@ -35,13 +39,20 @@ def as_noted(copied: nn.Module, module: nn.Module) -> None:
     """Take over what was noted on a network after it was copied."""
     place = noted_place(module)
     if place is not None:
-        note_place(copied, place)
+        note_place(copied, place, getattr(module, _LAYOUT, None))
 
 
 def named_place(name: str | int) -> Place:
-    """A place as people write it: an index, a key or attribute, or several joined by dots."""
-    if isinstance(name, int):
+    """A place as people write it: an index, a key or attribute, or several joined by dots.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(name, int) and not isinstance(name, bool):
         return (name,)
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"output {name!r}: where the logits are is an index (1), a name ('logits') or several joined "
+                          "by dots ('heads.1')")  # fmt: skip
     return tuple(int(word) if word.lstrip("-").isdigit() else word for word in name.split("."))
 
 
@@ -74,7 +85,10 @@ def candidates(output: Any, rows: int) -> list[tuple[Place | None, Tensor]]:
 
 
 def settle(module: nn.Module, output: Any, rows: int, num_classes: int, owner: str, option: str) -> Tensor:
-    """The logits in a network's first output; where they are is noted on the network.
+    """The logits in a network's output; where they are is noted on the network.
+
+    A place that was found before holds for outputs with tensors at the same places, and for others where nothing else
+    could be the logits.
 
     Args:
         option: how people name the place.
@@ -82,17 +96,26 @@ def settle(module: nn.Module, output: Any, rows: int, num_classes: int, owner: s
     Raises:
         ConfigError: no tensor, or several, could be the logits.
     """
-    if isinstance(output, Tensor) or noted_place(module) is not None:
+    if isinstance(output, Tensor):
+        return output
+    before, known = noted_place(module), getattr(module, _LAYOUT, None)
+    if before is not None and known is None:
         return chosen(module, output, owner)
+    layout = tuple(place for place, _ in _tensors(output))
     found = [(place, x) for place, x in candidates(output, rows) if place is None or x.shape[1] == num_classes]
+    if layout == known and before in [place for place, _ in found]:
+        return chosen(module, output, owner)
     if len(found) != 1:
         raise ConfigError(
             f"{owner} returns {described(output)}; {'several' if found else 'none'} could be logits of {num_classes} "
             f"classes; name the one: {option}"
         )
     place, logits = found[0]
+    if before not in (None, place):
+        raise ConfigError(f"{owner} returns {described(output)}, its logits at another place than in evaluation "
+                          f"({_shown(before or ())}); let it return them at the same one")  # fmt: skip
     if place is not None:
-        note_place(module, place)
+        note_place(module, place, layout)
     return logits
 
 
@@ -102,11 +125,11 @@ def chosen(module: nn.Module, output: Any, owner: str) -> Tensor:
     Raises:
         ConfigError: there is none.
     """
-    place = noted_place(module)
-    if place is None:
-        assert isinstance(output, Tensor)
+    if isinstance(output, Tensor):
         return output
-    found = None if isinstance(output, Tensor) else _taken(output, place)
+    place = noted_place(module)
+    assert place is not None
+    found = _taken(output, place)
     if not isinstance(found, Tensor):
         raise ConfigError(f"{owner} returns {described(output)}; there is no tensor at {_shown(place)}")
     return found

@@ -27,8 +27,11 @@ class Teacher:
         modalities: what it sees: names of a batch's tensors.
         taps: submodules whose outputs get a mask each; none: the teacher itself joins the mixture, unmasked.
         frozen: ready-trained: takes part in stage 1 as a reference only.
-        output: where its logits are in what the module returns (an index, a key or an attribute), where several of its
-            tensors could be they.
+        output: where its logits are in what the module returns (an index, a key or an attribute; several joined by
+            dots), where several of its tensors could be they.
+
+    Raises:
+        ConfigError: `module` is no module, or `output` neither a name nor an index.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Teacher:
         # a single name is easily written without its tuple
         self.modalities = (self.modalities,) if isinstance(self.modalities, str) else tuple(self.modalities)
         self.taps = (self.taps,) if isinstance(self.taps, str) else tuple(self.taps)
+        check_module(self.module, f"teacher {self.name!r}")
         if self.output is not None:
             note_place(self.module, named_place(self.output))
 
@@ -63,9 +67,23 @@ def call(module: nn.Module, inputs: Mapping[str, Tensor], modalities: Sequence[s
     return logits.clone() if logits.is_inference() and not torch.is_inference_mode_enabled() else logits
 
 
+def check_module(module: object, owner: str) -> None:
+    """What people give as a network must be one.
+
+    Raises:
+        ConfigError: it isn't.
+    """
+    if isinstance(module, type):
+        raise ConfigError(f"{owner} is the class {module.__name__}; give a network made of it: {module.__name__}(...)")
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"{owner} is a {type(module).__name__}; a torch.nn.Module is wanted")
+
+
 def freeze(module: nn.Module) -> nn.Module:
     """Eval mode and no gradients."""
-    return module.eval().requires_grad_(False)
+    for parameter in module.parameters():  # scripted modules have no `requires_grad_`
+        parameter.requires_grad_(False)
+    return module.eval()
 
 
 def find(module: nn.Module, tap: str, owner: str = "model") -> nn.Module:

@@ -28,6 +28,7 @@ def launch(processes: int, out: Path, *settings: str) -> subprocess.CompletedPro
     (2, ("accumulate=2", "routing.rule=soft", "routing.signal=both", "routing.balance=CV", "distill.cache.mode=never")),
     (4, ("distill.clip_norm=0.5",)),
     (2, ("count=33", "norm=true")),  # the last step is one row, under batch norms
+    (2, ("unused=true",)),  # parts of the networks have no part in the loss
 ])  # fmt: skip
 def test_processes_of_a_batch_equal_one_of_a_wide_batch(processes: int, extra: tuple[str, ...], tmp_path: Path) -> None:
     """float32, 75 instances: the last step is short and uneven over the ranks.
