@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ...errors import DataError
 from ..prepared.store import PreparedSplit, read_card
 from ..source import Labels, Modality, Row
+from ..task import Task
 from .registry import tasks
 
 # Rows taken from disk together; rows are asked for one after the other.
@@ -19,7 +22,7 @@ class PreparedSource:
     """The rows of a prepared folder, as stored; a `Source`.
 
     Raises:
-        DataError: no prepared data there, or damaged ones.
+        DataError: no prepared data there, damaged ones, or a task's in other shapes than its own.
     """
 
     notes: tuple[str, ...] = ()
@@ -27,6 +30,8 @@ class PreparedSource:
     def __init__(self, folder: Path) -> None:
         self.folder, self.card = folder, read_card(folder)
         self.task = tasks().get(str(self.card.get("task")))
+        if self.task is not None:
+            check_card(self.task, self.card, folder)
         self.parts = {split: PreparedSplit(folder, split, self.card) for split in self.card["splits"]}
         self._block: tuple[str, int, dict[str, Any]] | None = None
 
@@ -77,3 +82,22 @@ class PreparedSource:
     def called(self, split: str, position: int) -> str:
         """See `Source`."""
         return f"{split}: {self.parts[split].called_at(position)}"
+
+
+def check_card(task: Task, card: Mapping[str, Any], folder: Path) -> None:
+    """Whether prepared data hold a task's modalities in its shapes; training and `check` judge by the same rule.
+
+    Raises:
+        DataError: which one doesn't.
+    """
+    for name, shape in task.modalities.items():
+        found = card["modalities"].get(name)
+        if found is None or not _fits(found["shape"], shape):
+            raise DataError(
+                f"{folder}: modality {name!r} should have shape {[n or 'any' for n in shape]}, "
+                f"found {found['shape'] if found else 'none'}; prepare the data again"
+            )
+
+
+def _fits(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(found) == len(wanted) and all(w in (None, n) for n, w in zip(found, wanted, strict=True))

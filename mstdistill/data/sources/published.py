@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..prepared.cut import limited, protocol_splits, publisher_splits
 from ..prepared.store import PreparedSplit, read_card
 from ..split import Split
 from ..task import SPLITS, Task
+from .folder import check_card
 from .opening import HUB, download_prepared
 from .registry import folder_of
 
@@ -48,7 +49,7 @@ def open_splits(
     card = read_card(folder)
     if card.get("task") != task.name:
         raise DataError(f"{folder} holds data of {card.get('task')!r}, not of {task.name!r}; point data.dir elsewhere")
-    _check_card(task, card, folder)
+    check_card(task, card, folder)
     if set(card["splits"]) == {"all"}:
         whole = PreparedSplit(folder, "all", card)
         if split == "publisher":
@@ -68,17 +69,3 @@ def _check_order(task: Task, card: Mapping[str, Any], folder: Path) -> None:
             f"the same mstdistill prepare {task.name} again, which keeps rows that stand in order; or set "
             "data.split=publisher"
         )
-
-
-def _check_card(task: Task, card: Mapping[str, Any], folder: Path) -> None:
-    for name, shape in task.modalities.items():
-        found = card["modalities"].get(name)
-        if found is None or not _fits(found["shape"], shape):
-            raise DataError(
-                f"{folder}: modality {name!r} should have shape {[n or 'any' for n in shape]}, "
-                f"found {found['shape'] if found else 'none'}; prepare the data again"
-            )
-
-
-def _fits(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    return len(found) == len(wanted) and all(w in (None, n) for n, w in zip(found, wanted, strict=True))
