@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
 from mstdistill.data.sources.python import DatasetSplit
-from mstdistill.errors import MstdistillError
+from mstdistill.errors import DataError, MstdistillError
 
 from . import doors
 from .doors import Refused
@@ -144,3 +144,34 @@ def test_what_is_no_data_set_is_one_line(data: Any, words: str) -> None:
     with pytest.raises(MstdistillError) as error:
         DatasetSplit(data)
     assert words in doors.one_line(error.value).line
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "float16", "int64", "uint8"])
+def test_arrays_in_one_piece_are_the_arrays_one_by_one(name: str) -> None:
+    random = np.random.default_rng(0)
+    rows = [{"a": (random.standard_normal((3, 4)) * 50).astype(name), "label": i} for i in range(6)]
+    split = DatasetSplit(rows)
+    together, _ = split.fetch(np.arange(6), ["a"])
+    one_by_one = torch.stack([split._value("a", i, row) for i, row in enumerate(rows)])
+    assert together["a"].dtype == one_by_one.dtype
+    assert torch.equal(together["a"], one_by_one)
+
+
+@pytest.mark.parametrize(("odd", "words"), [
+    (np.full((3, 4), 1e300), "too large"), (np.zeros((3, 5)), "shape"), (np.array(["x"] * 4), "numbers"),
+])  # fmt: skip
+def test_one_odd_array_among_a_batch_is_named(odd: np.ndarray, words: str) -> None:
+    rows: list[dict[str, object]] = [{"a": np.zeros((3, 4)), "label": i} for i in range(40)]
+    split = DatasetSplit(rows)  # looks at some rows alone; row 1 isn't among them
+    rows[1]["a"] = odd
+    with pytest.raises(DataError, match=rf"data\[1\].*{words}"):
+        split.fetch(np.arange(6), ["a"])
+
+
+def test_fractions_among_whole_numbers_are_never_cut() -> None:
+    rows = [{"a": np.arange(3), "label": i} for i in range(40)]
+    split = DatasetSplit(rows)
+    for row in rows[:6]:
+        row["a"] = np.array([0.5, 1, 2])
+    with pytest.raises(DataError, match="make them of one type"):
+        split.fetch(np.arange(6), ["a"])

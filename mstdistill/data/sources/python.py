@@ -124,10 +124,27 @@ class DatasetSplit:
             if key not in self._shapes:
                 raise DataError(f"{self.name} has no modality {key!r}; {nearest(key, self._shapes)}")
         rows = [(int(i), self._item(int(i))) for i in index]
-        inputs = {key: torch.stack([self._value(key, i, item) for i, item in rows]) for key in modalities}
+        inputs = {key: self._column(key, rows) for key in modalities}
         labels = [self._label(i, item) for i, item in rows]
         maps = [label if isinstance(label, Tensor) else torch.tensor(label) for label in labels] if self._maps else []
         return inputs, _stacked(maps, f"{self.name}: label maps") if self._maps else torch.tensor(labels)
+
+    def _column(self, key: str, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> Tensor:
+        """A modality of these items [B, ...]: arrays of one kind in one piece, anything else one by one."""
+        given: list[Any] = [item.get(key) for _, item in rows]
+        kind = given[0].dtype if type(given[0]) is np.ndarray else None
+        if kind in _PLAIN and all(
+            type(one) is np.ndarray and one.dtype == kind and one.shape == self._shapes[key] for one in given
+        ):
+            wanted = self._types[key]
+            together = torch.from_numpy(np.stack(given))
+            if together.dtype == wanted:
+                return together
+            cast = together.to(wanted) if together.is_floating_point() and wanted.is_floating_point else None
+            # where one became infinite, or is, one by one finds its row
+            if cast is not None and bool(torch.isfinite(cast.sum())):
+                return cast
+        return torch.stack([self._value(key, i, item) for i, item in rows])
 
     def _item(self, i: int) -> Mapping[str, Any]:
         item = attempted(f"{self.name}[{i}]", lambda: self.dataset[i])
@@ -267,6 +284,9 @@ def _is_numeric(value: Any) -> bool:
         return False
     return True
 
+
+# Arrays that become tensors as they are.
+_PLAIN = {np.dtype(name) for name in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8")}
 
 _UNSIGNED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "uint16": lambda x: x.astype(np.int32), "uint32": lambda x: x.astype(np.int64),
