@@ -139,7 +139,7 @@ def measure(scratch: Path) -> list[dict[str, str]]:
          "`--released`"),
         ("AV-MNIST, features stored as", "float16", "float32", half(g.random((64, 112, 112), dtype=np.float32)),
          "`--dtype float32`"),
-        ("VGGSound-50k, features stored as", "float16", "float32", half(features), "none"),
+        ("VGGSound-50k, features stored as", "float16", "float32", half(features), "`--dtype float32`"),
         ("Constant instances (a blank picture, silence), scaled", "0, and counted in the card",
          "not a number (0 / 0)", "all of such an instance", "none"),
     ]  # fmt: skip

@@ -98,7 +98,7 @@ def complaint(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: str) 
     if array.dtype.kind not in "biuf":
         return f"{name} holds {array.dtype}, not numbers"
     wanted = np.dtype(dtype)
-    if array.size == 0 or (array.dtype == wanted and wanted.kind != "f"):
+    if array.size == 0 or (array.dtype == wanted and wanted.kind != "f") or _fits_floats(array, wanted):
         return ""
     low, high = float(array.min()), float(array.max())
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -109,6 +109,16 @@ def complaint(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: str) 
     info = np.iinfo(wanted)
     fits = info.min <= low and high <= info.max and (array.dtype.kind != "f" or bool((array == np.trunc(array)).all()))
     return "" if fits else f"values in {name}, {low:g} to {high:g}, can't be stored as {dtype} unchanged"
+
+
+def _fits_floats(array: np.ndarray, wanted: np.dtype[Any]) -> bool:
+    """Whether floats are finite and stay so in a type of floats: what nearly every row is, in two passes."""
+    if array.dtype.kind != "f" or wanted.kind != "f":
+        return False
+    if array.dtype.itemsize > wanted.itemsize:
+        with np.errstate(over="ignore"):
+            array = array.astype(wanted)
+    return bool(np.isfinite(array).all())
 
 
 def label(labels: Labels, raw: Any, where: str) -> int | np.ndarray:

@@ -82,7 +82,8 @@ def error(number: int, where: str) -> Interrupted:
 
 def resume_with() -> str:
     """How a person goes on with this process's run."""
-    if Path(sys.argv[0]).name not in ("mstdistill", "__main__.py"):
+    started = Path(sys.argv[0])
+    if started.name != "mstdistill" and started.parts[-2:] != ("mstdistill", "__main__.py"):
         return "the same call"
     words = shlex.join(sys.argv[1:])
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
