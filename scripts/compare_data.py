@@ -70,6 +70,8 @@ def read_prepared(folders: dict[str, str]) -> dict[str, float]:
     loader, split, card = find("Loader"), find("PreparedSplit"), find("read_card")
     found = {}
     for task, target, batch in LOADED:
+        if task not in folders:
+            continue
         folder = Path(folders[task])
         whole = split(folder, "all", card(folder))
         reading = loader(whole, [target], min(batch, len(whole) // 4), shuffle=True)
@@ -173,9 +175,9 @@ def run(tree: Path, words: list[str]) -> str:
     ).stdout
 
 
-def measure(before: Path, scratch: Path, rounds: int) -> dict[str, Any]:
+def measure(before: Path, scratch: Path, rounds: int, only: str | None) -> dict[str, Any]:
     """Best seconds of both, by what was done."""
-    raw = raw_files(scratch)
+    raw = {task: options for task, options in raw_files(scratch).items() if only in (None, task)}
     taken: dict[str, dict[str, list[float]]] = {}
 
     def note(what: str, who: str, seconds: float) -> None:
@@ -192,7 +194,7 @@ def measure(before: Path, scratch: Path, rounds: int) -> dict[str, Any]:
                 log = json.loads(out.with_name(out.name + ".prepare.json").read_text())
                 note(f"prepare {task}", who, log["seconds"])
                 folders.setdefault(task, str(out))
-            for job in JOBS:
+            for job in JOBS if only is None else ("read_prepared",):
                 said = run(tree, [__file__, "--job", job, "--folders", json.dumps(folders)])
                 for what, seconds in json.loads(said.splitlines()[-1]).items():
                     note(what, who, seconds)
@@ -209,6 +211,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="the other checkout")
     parser.add_argument("--out", type=Path, default=Path("data-ratios.json"))
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--only", choices=sorted({task for task, _, _ in LOADED}), help="this task alone, into what --out has of the others")
     parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
     parser.add_argument("--folders", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -218,8 +221,9 @@ def main() -> None:
     if options.before is None:
         parser.error("--before: the other checkout's folder is needed")
     with tempfile.TemporaryDirectory() as scratch:
-        found = measure(options.before.resolve(), Path(scratch), options.rounds)
-    options.out.write_text(json.dumps(found, indent=1))
+        found = measure(options.before.resolve(), Path(scratch), options.rounds, options.only)
+    earlier = json.loads(options.out.read_text()) if options.only and options.out.exists() else {}
+    options.out.write_text(json.dumps({**earlier, **found}, indent=1))
     for what, figures in found.items():
         print(f"{figures['ratio']:6.3f}  {what}")
 
