@@ -17,9 +17,12 @@ def recipe(resolved: Recipe) -> None:
     Raises:
         ConfigError: its task, its method, its target, or a backbone.
     """
-    known = shipped()
-    known.task(resolved.task)
+    task = shipped().task(resolved.task)
     find_method(resolved.method)
+    if task.modalities and resolved.target not in task.modalities:  # a user's own data tell theirs when they are opened
+        raise ConfigError(
+            f"target {resolved.target!r}: {task.name} has no such modality; {nearest(resolved.target, task.modalities)}"
+        )
     networks = [resolved.pairing.student, *resolved.pairing.teachers] if resolved.models else []
     for network in networks:
         if network.backbone is not None:
