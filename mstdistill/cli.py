@@ -57,6 +57,9 @@ def train(
     if dry_run:
         typer.echo(config.dump(resolved), nl=False)
         return
+    from . import refusals
+
+    refusals.recipe(resolved)
     from .pipeline import train as run
 
     folder = out or Path("runs") / f"{resolved.task}-{resolved.target}-{resolved.method}-seed{resolved.seed}"
@@ -83,14 +86,16 @@ def plan(
     """
     import json
 
-    from . import config
+    from . import config, refusals
+
+    resolved = config.load(recipe, overrides or [], preset or [])
+    refusals.recipe(resolved)
     from .engine.progress import Screen
     from .files import write_text
     from .planning.figures import figures_of
     from .planning.plan import Request, make_plan
     from .planning.show import shown
 
-    resolved = config.load(recipe, overrides or [], preset or [])
     figures = figures_of(make_plan(Request(resolved, gpu, gpus, nodes)), recipe, overrides or [], preset or [])
     screen = Screen()
     for part in shown(figures):
@@ -113,15 +118,16 @@ def evaluate(
 
     from rich.table import Table
 
+    from . import refusals
+
+    if split not in ("train", "validation", "test"):
+        raise ConfigError(f"split {split!r}: {nearest(split, ('train', 'validation', 'test'))}")
+    refusals.unfinished(run)
     from .engine.progress import Screen
     from .files import write_text
     from .pipeline import load_experiment
     from .student import Student
 
-    if split not in ("train", "validation", "test"):
-        raise ConfigError(f"split {split!r}: {nearest(split, ('train', 'validation', 'test'))}")
-    if not (run / "student" / "config.json").exists():
-        raise DataError(f"{run} holds no finished run; train it to its end first")
     screen = Screen()
     experiment, _ = load_experiment(run, screen)
     student = Student.from_pretrained(run / "student").to(experiment.accelerator.device)
@@ -162,26 +168,30 @@ def prepare(
 
       mstdistill prepare ravdess --help
     """
-    from .data.prepared.store import read_card
     from .data.sources.registry import find_task, folder_of
-    from .data.sources.registry import tasks as known
     from .engine.progress import Screen
+    from .shipped import shipped
 
     given = OUT.check("out", out)
+    known = shipped()
     if task is None:
-        names = ", ".join(name for name, one in known().items() if one.prepare)
+        names = ", ".join(known.preparable)
         raise ConfigError(f"name a task: mstdistill prepare TASK ...; known: {names}")
     if task.startswith("-"):
         raise ConfigError(f"{task}: the task comes first, then its options: mstdistill prepare TASK {task} ...")
-    chosen = find_task(task)
-    if chosen.prepare is None:
+    facts = known.task(task)
+    if task not in known.preparable:
         raise DataError(
             f"{task}: training prepares your own data by itself; look them over with: mstdistill check DATA"
         )
-    options = parse(chosen, context.args)
-    folder = folder_of(chosen, options.pop("out", given))
+    options = parse(facts, context.args)
+    folder = folder_of(facts, options.pop("out", given))
     screen = Screen()
-    chosen.prepare(folder, screen, **options)
+    from .data.prepared.store import read_card
+
+    make = find_task(task).prepare
+    assert make is not None, task
+    make(folder, screen, **options)
     card = read_card(folder)
     counts = ", ".join(f"{name} {facts['rows']:,}" for name, facts in card["splits"].items())
     screen.say(f"{task}: {counts} instances in {folder}  (card.json says what and from where)")
@@ -210,13 +220,14 @@ def reproduce(
     """
     from .engine.progress import Screen
     from .suite.plan import load_suite, plan, records, save_suite
-    from .suite.run import Worker, run_suite
-    from .suite.tables import judge, save, shown
 
     screen = Screen()
     loaded = load_suite(suite, overrides or [])
     folder = out or Path("runs") / f"suite-{loaded.name}"
     grid = plan(loaded)
+    from .suite.run import Worker, run_suite
+    from .suite.tables import judge, save, shown
+
     folder.mkdir(parents=True, exist_ok=True)
     save_suite(loaded, folder)
     if worker:
@@ -248,11 +259,13 @@ def report(
     from .engine.progress import Screen
 
     if not (folder / "cells").is_dir():
+        from . import refusals
+
+        refusals.unfinished(folder, "summary.json")
         from .report.run_page import write_run_page
 
         path = write_run_page(folder)
     else:
-        from .report.suite_page import write_suite_page
         from .suite.plan import plan, records, saved_suite
         from .suite.tables import judge
 
@@ -262,6 +275,8 @@ def report(
             raise ConfigError(
                 f"{folder} holds no finished run of this code and data; table.md there is what others left"
             )
+        from .report.suite_page import write_suite_page
+
         path = write_suite_page(judge(grid, found), folder)
     Screen().say(f"page: {path}")
 
@@ -288,6 +303,9 @@ def check(
 
       mstdistill check hub:org/name --rows 1000 --out figures.json
     """
+    from . import refusals
+
+    refusals.data(data)
     from .data.check.look import check as look_over
     from .data.check.tables import report_tables
     from .engine.progress import Screen
@@ -310,16 +328,15 @@ def tasks() -> None:
     """List tasks, recipes and backbones."""
     from rich.table import Table
 
-    from .backbones.catalogue import backbones
     from .config import PRESETS, recipe_names
     from .data.options import flag
     from .data.sources.registry import folder_of
-    from .data.sources.registry import tasks as known
     from .engine.progress import Screen
+    from .shipped import shipped
 
-    screen = Screen()
+    screen, known = Screen(), shipped()
     table = Table("task", "what", "modalities", "classes", "prepared", title="tasks", title_justify="left")
-    for task in known().values():
+    for task in known.tasks.values():
         shapes = "\n".join(
             f"{name} {'x'.join(str(n or 'any') for n in shape)}" for name, shape in task.modalities.items()
         )
@@ -327,13 +344,13 @@ def tasks() -> None:
         table.add_row(task.name, task.title, shapes, str(task.num_classes or "any"), there)
     screen.say(table)
     table = Table("prepare", "option", "what", "value", "default", title="options of prepare", title_justify="left")
-    for task in known().values():
+    for task in known.tasks.values():
         for number, (name, option) in enumerate(task.options.items()):
             start = "" if number else task.name
             table.add_row(start, flag(name), option.help, option.wanted, option.default_shown)
     screen.say(table)
     table = Table("backbone", "inputs", "what", title="backbones", title_justify="left")
-    for name, backbone in backbones().items():
+    for name, backbone in known.backbones.items():
         table.add_row(name, ", ".join("x".join(map(str, shape)) for shape in backbone.inputs), backbone.about)
     screen.say(table)
     screen.say(f"recipes: {', '.join(recipe_names())}    presets: {', '.join(PRESETS)}")
@@ -356,11 +373,15 @@ def taps(
 
       mstdistill taps --hf google-bert/bert-base-uncased --recipe
     """
-    from .engine.progress import Screen
-    from .report.taps import of_backbone, of_huggingface, recipe_lines, taps_table
+    from . import refusals
 
     if (model is None) == (hf is None):
         raise ConfigError("name either a backbone or a Hugging Face model: mstdistill taps CNN-I, or taps --hf ID")
+    if model is not None:
+        refusals.backbone(model)
+    from .engine.progress import Screen
+    from .report.taps import of_backbone, of_huggingface, recipe_lines, taps_table
+
     network = of_backbone(model, num_classes) if model is not None else of_huggingface(str(hf), num_classes)
     screen = Screen()
     screen.say(taps_table(network, heads, hidden_dim_factor))
@@ -379,15 +400,16 @@ def export(
     """
     import shutil
 
+    from . import refusals
+
+    refusals.unfinished(run)
+    if out.exists():
+        raise ConfigError(f"{out} is there already; choose another folder")
     from .engine.progress import Screen
     from .files import replace_folder
     from .student import Student
 
     source = run / "student"
-    if not (source / "config.json").exists():
-        raise DataError(f"{run} holds no finished run; train it to its end first")
-    if out.exists():
-        raise ConfigError(f"{out} is there already; choose another folder")
     with replace_folder(out) as temporary:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
     student = Student.from_pretrained(out)
@@ -414,6 +436,9 @@ def import_checkpoint(
 
     Example: mstdistill import CNN-I.pth --backbone CNN-I --out weights/CNN-I.safetensors
     """
+    from . import refusals
+
+    refusals.backbone(backbone)
     from .engine.progress import Screen
     from .importing import import_state_dict, parse_options
 

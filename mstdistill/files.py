@@ -10,12 +10,14 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from .errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -92,6 +94,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file atomically; tensors are copied to the CPU and made contiguous."""
+    from safetensors.torch import save_file
+
     with saving(path) as temporary:
         save_file(
             {name: x.detach().to("cpu").contiguous().clone() for name, x in tensors.items()},

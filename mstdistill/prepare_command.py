@@ -96,8 +96,9 @@ class PrepareCommand(TyperCommand):
     """`prepare` itself, whose help lists the tasks."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        from .data.sources.registry import tasks
+        from .shipped import shipped
 
-        known = [f"  {task.name}: {task.title}" for task in tasks().values() if task.prepare]
+        every = shipped()
+        known = [f"  {name}: {every.tasks[name].title}" for name in every.preparable]
         self.help = "\n\n".join([self.help or "", "Tasks (mstdistill prepare TASK --help: its options):", *known])
         super().format_help(ctx, formatter)

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import os
+import sys
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def _group() -> Any:
+    """torch.distributed where processes have joined, else None; asking doesn't load torch."""
+    dist = sys.modules.get("torch.distributed")
+    return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
 
 
 def world_size() -> int:
     """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    dist = _group()
+    return dist.get_world_size() if dist is not None else 1
 
 
 def rank() -> int:
     """This process's number, from 0."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    dist = _group()
+    return dist.get_rank() if dist is not None else 0
 
 
 def local_rank() -> int:
@@ -29,7 +39,7 @@ def total(values: Tensor) -> Tensor:
     values = values.detach()
     if world_size() > 1:
         values = values.clone()
-        dist.all_reduce(values)
+        _group().all_reduce(values)
     return values
 
 
@@ -53,11 +63,13 @@ def rows_of_all(rows: Tensor, count: int) -> Tensor:
     world = world_size()
     if world == 1:
         return rows
+    import torch
+
     most = max(1, -(-count // world))
     own = rows.detach()
     sent = torch.cat([own, own.new_zeros(most - len(own), *own.shape[1:])]).contiguous()
     parts = [torch.empty_like(sent) for _ in range(world)]
-    dist.all_gather(parts, sent)
+    _group().all_gather(parts, sent)
     sizes = [len(range(count)[share_of(count, world, other)]) for other in range(world)]
     parts = [part[:size] for part, size in zip(parts, sizes, strict=True)]
     if rows.requires_grad:
@@ -69,6 +81,8 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set on any rank."""
     if world_size() == 1:
         return flag
+    import torch
+
     return bool(total(torch.tensor(float(flag), device=device)).item() > 0)
 
 
@@ -81,9 +95,11 @@ def log_sum_over_ranks(log_local: Tensor) -> Tensor:
     ranks = world_size()
     if ranks == 1:
         return log_local
+    import torch
+
     local = log_local.detach()
     parts = [torch.empty_like(local) for _ in range(ranks)]
-    dist.all_gather(parts, local.contiguous())
+    _group().all_gather(parts, local.contiguous())
     value = torch.stack(parts).logsumexp(dim=0)
     return value + ranks * (local - value).exp() * (log_local - local)
 
@@ -92,7 +108,10 @@ def largest(value: float, device: torch.device) -> float:
     """The largest of the ranks' values."""
     if world_size() == 1:
         return value
+    import torch
+
     values = torch.tensor(float(value), device=device)
+    dist = _group()
     dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return float(values.item())
 
@@ -102,7 +121,8 @@ _LOST = ("gloo", "connection closed by peer", "connection reset by peer", "timed
 
 def lost(error: BaseException) -> bool:
     """Whether an error says that another process died, hangs or can't be reached."""
-    if isinstance(error, (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)):
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and isinstance(error, (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)):
         return True
     # by now the group may be gone, so the launcher's word counts
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -112,4 +132,4 @@ def lost(error: BaseException) -> bool:
 def wait() -> None:
     """Wait for all ranks."""
     if world_size() > 1:
-        dist.barrier()
+        _group().barrier()

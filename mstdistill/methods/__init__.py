@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, nearest
-from . import mst
 
 if TYPE_CHECKING:
     from .baseline import Baseline
@@ -24,7 +23,7 @@ def _when_called(name: str) -> Callable[..., Any]:
     return run
 
 
-METHODS: dict[str, Callable[..., Any]] = {"mst": mst.run, **{name: _when_called(name) for name in BASELINES}}
+METHODS: dict[str, Callable[..., Any]] = {name: _when_called(name) for name in ("mst", *BASELINES)}
 
 
 def find_baseline(name: str) -> type[Baseline] | None:

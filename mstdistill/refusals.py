@@ -1,0 +1,60 @@
+"""What needs no tensor to be refused: said before torch is loaded, in the words that the run itself would use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .config import Recipe
+from .data.sources.opening import HUB
+from .errors import ConfigError, DataError, nearest
+from .methods import find_method
+from .shipped import shipped
+
+
+def recipe(resolved: Recipe) -> None:
+    """Names of a recipe that nothing has.
+
+    Raises:
+        ConfigError: its task, its method, its target, or a backbone.
+    """
+    task = shipped().task(resolved.task)
+    find_method(resolved.method)
+    if task.modalities and resolved.target not in task.modalities:  # a user's own data tell theirs when they are opened
+        raise ConfigError(
+            f"target {resolved.target!r}: {task.name} has no such modality; {nearest(resolved.target, task.modalities)}"
+        )
+    networks = [resolved.pairing.student, *resolved.pairing.teachers] if resolved.models else []
+    for network in networks:
+        if network.backbone is not None:
+            backbone(network.backbone)
+
+
+def backbone(name: str) -> None:
+    """A backbone that nobody registered.
+
+    Raises:
+        ConfigError: the message lists the nearest.
+    """
+    known = shipped().backbones
+    if name not in known:
+        raise ConfigError(f"unknown backbone {name!r}; {nearest(name, known)}")
+
+
+def unfinished(run: Path, mark: str = "student/config.json") -> None:
+    """A folder without a finished run.
+
+    Raises:
+        DataError: it has no `mark`.
+    """
+    if not (run / mark).exists():
+        raise DataError(f"{run} holds no finished run; train it to its end first")
+
+
+def data(location: str) -> None:
+    """Data that aren't there.
+
+    Raises:
+        DataError: neither a folder nor a file has that name.
+    """
+    if not location.startswith(HUB) and not Path(location).expanduser().exists():
+        raise DataError(f"there is no {location}; data are a folder, a file or hub:org/name")
