@@ -50,13 +50,16 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def _mode() -> tuple[str, bool, str, bool]:
-    """(mode, interpreted, why Triton is missing, whether to look into indices): constants for torch.compile."""
+def _mode() -> tuple[str, str]:
+    """(mode, why Triton is missing): constants for torch.compile."""
     mode = os.environ.get("MSTDISTILL_KERNELS", "auto")
     if mode not in MODES:
         raise ValueError(f"MSTDISTILL_KERNELS={mode!r}: must be one of {', '.join(MODES)}")
-    missing = "" if mode == "torch" else triton_missing()
-    return mode, interpreted(), missing, os.environ.get("MSTDISTILL_KERNELS_CHECK", "0") == "1"
+    return mode, "" if mode == "torch" else triton_missing()
+
+
+def _looks_into_indices() -> bool:
+    return os.environ.get("MSTDISTILL_KERNELS_CHECK", "0") == "1"
 
 
 def _unsupported(device: torch.device) -> str:
@@ -65,6 +68,7 @@ def _unsupported(device: torch.device) -> str:
 
 # `torch.compiler.assume_constant_result` by its mark: calling it would import the compiler, seconds of start-up
 _mode._dynamo_marked_constant = True  # type: ignore[attr-defined]
+interpreted._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _unsupported._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -74,7 +78,7 @@ def use_triton(*tensors: Tensor | None) -> bool:
     Raises:
         ValueError: an unknown mode, tensors on several devices, or Triton asked for where it can't run.
     """
-    mode, in_interpreter, missing, _ = _mode()
+    mode, missing = _mode()
     given = [x for x in tensors if x is not None]
     device = given[0].device
     for x in given:
@@ -85,7 +89,7 @@ def use_triton(*tensors: Tensor | None) -> bool:
     why = missing
     if not why and device.type == "cuda":
         why = _unsupported(device)
-    elif not why and not (in_interpreter and device.type == "cpu" and mode == "triton"):
+    elif not why and not (mode == "triton" and device.type == "cpu" and interpreted()):
         why = f"tensors are on {device.type}: move them to a GPU, or set TRITON_INTERPRET=1 before the start"
     if why and mode == "triton":
         raise ValueError(f"MSTDISTILL_KERNELS=triton: {why}")
@@ -94,18 +98,19 @@ def use_triton(*tensors: Tensor | None) -> bool:
 
 def plain_cpu(x: Tensor) -> bool:
     """Whether a tensor is on a CPU and not being compiled; it may be a fake one, of a plan."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and (_fake(x) or type(x) in _REAL)
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and (fake(x) or type(x) in _REAL)
 
 
 def truth(flag: Tensor, planned: bool) -> bool:
     """What a tensor of one truth value says; of a fake one, what a plan takes for it."""
-    return planned if _fake(flag) else bool(flag)
+    return planned if fake(flag) else bool(flag)
 
 
 _REAL = (Tensor, torch.nn.Parameter)
 
 
-def _fake(x: Tensor) -> bool:
+def fake(x: Tensor) -> bool:
+    """Whether a tensor is one of a plan, without numbers."""
     return type(x).__name__ == "FakeTensor"
 
 
@@ -113,7 +118,7 @@ def check_indices(name: str, indices: Tensor, limit: int) -> None:
     """Raise ValueError where an index is not in [0, limit); on a GPU only if told, since it waits."""
     if torch.compiler.is_compiling() or indices.numel() == 0:
         return
-    if indices.is_cuda and (not _mode()[3] or torch.cuda.is_current_stream_capturing()):
+    if indices.is_cuda and (not _looks_into_indices() or torch.cuda.is_current_stream_capturing()):
         return
     low, high = int(indices.min()), int(indices.max())
     if low < 0 or high >= limit:

@@ -148,8 +148,14 @@ def _on_cpu(
     ignore_index: int,
 ) -> Distilled:  # fmt: skip
     from .cpu.kd import Distil
+    from .cpu.kd_small import SMALL, distil
 
     acc = wide(torch.promote_types(student.dtype, teachers.dtype))
+    if student.dim() == 2 and not mixture and 0 < student.numel() <= SMALL:
+        found = distil(student, teachers, indices, weights, label, rows, float(temperature), kd_scale, task_scale,
+                       ignore_index, acc)  # fmt: skip
+        if found is not None:
+            return Distilled(*found)
     if student.dim() == 4:
         student, teachers = student.flatten(2), teachers.flatten(3)
         label = label.flatten(1) if label is not None else None

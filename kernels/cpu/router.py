@@ -10,90 +10,170 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..constants import LOWEST
-from ..launch import truth
+from ..launch import fake, truth
 
+# Up to so many numbers a batch is small.
+SMALL = 2**14
+# Up to so many teachers stand in columns.
+FEW = 24
+# Scores that are looked at together in `top_k`: what it keeps of them is four times as large.
+_BLOCK = 2**17
+# More than there may be teachers.
+_COLUMNS = 1024
 # Sums of probabilities below this are taken by logarithms: their terms may have underflowed.
 _STARVED = 1e-20
 
 
-def top_k(scores: Tensor, k: int) -> Tensor:
-    """Indices [B, k] of the k largest of scores [B, M], the lowest index first among equals: k passes, no sort."""
-    if not scores.numel():
-        return scores.new_empty((*scores.shape[:-1], k), dtype=torch.int64)
-    best = scores.max(dim=-1, keepdim=True)  # the first of the largest, as torch promises
-    found, left = [best.indices], scores
-    for _ in range(k - 1):
-        left = (
-            left.scatter(-1, best.indices, -math.inf) if left is scores else left.scatter_(-1, best.indices, -math.inf)
-        )
-        best = left.max(dim=-1, keepdim=True)
-        found.append(best.indices)
-    if k > 1 and not truth(best.values.amin() > -math.inf, True):
-        # fewer than k finite ones in a row, or NaN: what is taken out can't be told from what was never there
-        return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
-    return torch.cat(found, dim=-1) if k > 1 else found[0]
+def route(logits: Tensor, weight: Tensor | None, balance: str, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `Route` gives it; where there is little to do by torch's own backward, which makes fewer calls from Python."""
+    if 0 < logits.numel() <= SMALL and logits.shape[1] > 1 and balance != "CV":
+        found = _route_small(logits, weight, balance, k)
+        if found is not None:
+            return found
+    return Route.apply(logits, weight, balance, k)  # type: ignore[no-any-return]
 
 
-def count(indices: Tensor, num_teachers: int, weight: Tensor | None) -> Tensor:
-    """[M] int64, how often each teacher is among the indices [B, K] of instances with a positive weight [B]."""
-    counted = (
-        torch.ones_like(indices) if weight is None else (weight > 0).to(torch.int64).unsqueeze(1).expand_as(indices)
-    )
-    zeros = torch.zeros(num_teachers, dtype=torch.int64)
-    return zeros.index_add_(0, indices.reshape(-1), counted.reshape(-1))
+def _route_small(
+    logits: Tensor, weight: Tensor | None, balance: str, k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """None where a teacher is starved, a number isn't finite, or nothing counts."""
+    few = logits.shape[1] <= FEW
+    log_probs = (logits.t() if few else logits).log_softmax(dim=0 if few else 1)
+    probs = log_probs.exp()
+    if weight is None:
+        sums = probs.sum(dim=1 if few else 0)
+    else:
+        sums = probs @ weight if few else weight @ probs
+    if not fake(sums):
+        values = sums.tolist()
+        if not (min(values) > _STARVED and sum(values) < math.inf):  # or NaN, which a sum keeps
+            return None
+    log_sums = sums.log()
+    if balance:
+        total = float(logits.shape[0]) if weight is None else weight.sum()
+        loss, _ = _balance(log_sums, total, balance)
+    else:
+        loss = log_sums.new_zeros(())
+    rows = log_probs.t() if few else log_probs
+    return rows, log_sums, loss, top_k(rows.detach(), k)
 
 
 class Route(torch.autograd.Function):
-    """logits [B, M] in float32 or wider -> log-probabilities [B, M], log sums [M] and the load-balance loss."""
+    """logits [B, M] in float32 or wider -> log-probabilities [B, M], log sums [M], the load-balance loss, indices [B, K].
+
+    Few teachers stand in columns: along the first axis torch's softmax takes many instances at once.
+    """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, weight: Tensor | None, balance: str) -> tuple[Tensor, Tensor, Tensor]:
-        log_probs = logits.log_softmax(dim=-1)
+    def forward(
+        ctx: Any, logits: Tensor, weight: Tensor | None, balance: str, k: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        few = logits.shape[1] <= FEW
+        log_probs = (logits.t() if few else logits).log_softmax(dim=0 if few else 1)
+        rows = log_probs.t() if few else log_probs
+        indices = top_k(rows, k)
         probs = log_probs.exp()
-        sums = probs.sum(dim=0) if weight is None else weight @ probs
+        if weight is None:
+            sums = probs.sum(dim=1 if few else 0)
+        else:
+            sums = probs @ weight if few else weight @ probs
         starved = not truth(sums.amin() > _STARVED, True)  # or NaN
-        log_sums = _log_sums(log_probs, weight) if starved else sums.log()
-        total = logits.new_full((), float(len(logits))) if weight is None else weight.sum()
-        loss, slope = _balance(log_sums, total, balance)
-        ctx.save_for_backward(probs, log_sums, weight, slope)
-        ctx.starved = log_probs if starved else None
+        log_sums = _log_sums(rows, weight) if starved else sums.log()
+        loss, slope = _balance(log_sums, float(logits.shape[0]) if weight is None else weight.sum(), balance)
+        ctx.save_for_backward(probs, log_sums, weight, slope if isinstance(slope, Tensor) else None)
+        ctx.starved, ctx.slope = log_probs if starved else None, slope
         ctx.set_materialize_grads(False)
-        return log_probs, log_sums, loss
+        ctx.mark_non_differentiable(indices)
+        return rows, log_sums, loss, indices
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, towards_probs: Tensor | None, towards_sums: Tensor | None, towards_loss: Tensor | None
-    ) -> tuple[Tensor | None, None, None]:
+        ctx: Any, towards_probs: Tensor | None, towards_sums: Tensor | None, towards_loss: Tensor | None, _: Any
+    ) -> tuple[Tensor | None, None, None, None]:
         probs, log_sums, weight, slope = ctx.saved_tensors
+        few = log_sums.shape[0] <= FEW
+        slope = ctx.slope if slope is None else slope
         at_sums = towards_sums
         if towards_loss is not None and slope is not None:
-            at_sums = slope * towards_loss if at_sums is None else torch.addcmul(at_sums, slope, towards_loss)
+            at_loss = towards_loss * slope
+            at_sums = at_loss if at_sums is None else at_sums + at_loss
+        if few and towards_probs is not None:
+            towards_probs = towards_probs.t()
         if at_sums is None:
             if towards_probs is None:
-                return None, None, None
-            outer = towards_probs
-            v = outer
+                return None, None, None, None
+            v = towards_probs
         else:
-            share = _shares(probs, log_sums, weight, ctx.starved, at_sums)
-            v = share if towards_probs is None else share.add_(towards_probs)
-        towards = v.sum(dim=1, keepdim=True)
+            v = _shares(probs, log_sums, weight, ctx.starved, at_sums, few)
+            v = v if towards_probs is None else v.add_(towards_probs)
+        towards = v.sum(dim=0 if few else 1, keepdim=True)
         made = (
             torch.addcmul(v, probs, towards, value=-1) if v is towards_probs else v.addcmul_(probs, towards, value=-1)
         )
-        return made, None, None
+        return made.t() if few else made, None, None, None
 
 
-def _shares(probs: Tensor, log_sums: Tensor, weight: Tensor | None, starved: Tensor | None, at_sums: Tensor) -> Tensor:
-    """What the log sums hand to each log-probability [B, M]: w r / sum r times their gradient."""
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """Indices [B, k] of the k largest of scores [B, M], the lowest index first among equals."""
+    if not scores.numel():
+        return scores.new_empty((*scores.shape[:-1], k), dtype=torch.int64)
+    if k == 1:  # the first of the largest, as torch promises
+        return scores.max(dim=-1, keepdim=True)[1]
+    if scores.dtype == torch.float64 or scores.dim() != 2 or truth(scores.amax().isnan(), False):
+        return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    step = max(1, _BLOCK // scores.shape[1])
+    parts = [_top_k(part, k) for part in scores.contiguous().split(step)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _top_k(scores: Tensor, k: int) -> Tensor:
+    """As `top_k`, by whole numbers that hold a score and, below it, how early its column stands: no two are equal.
+
+    A maximum of whole numbers is found ten times faster than a maximum with its place.
+    """
+    teachers = scores.shape[1]
+    bits = (scores.float() + 0.0).view(torch.int32)  # -0 and 0 are equal
+    bits = bits.bitwise_xor_((bits >> 31).bitwise_and_(0x7FFFFFFF))  # negative numbers in their order
+    keys = bits.to(torch.int64).mul_(_COLUMNS).add_(torch.arange(teachers - 1, -1, -1))
+    ends = torch.arange(teachers - 1, keys.numel() + teachers - 1, teachers)
+    found = torch.empty(k, len(scores), dtype=torch.int64)
+    for i in range(k):
+        early = torch.amax(keys, dim=1).bitwise_and_(_COLUMNS - 1)
+        found[i] = early
+        if i + 1 < k:
+            keys.view(-1).index_fill_(0, ends - early, torch.iinfo(torch.int64).min)
+    return (teachers - 1 - found).t()
+
+
+def count(indices: Tensor, num_teachers: int, weight: Tensor | None) -> Tensor:
+    """[M] int64, how often each teacher is among the indices [B, K] of instances with a positive weight [B]."""
+    if weight is None and not fake(indices):
+        return torch.bincount(indices.reshape(-1), minlength=num_teachers)
+    counted = torch.ones_like(indices) if weight is None else (weight > 0).long().unsqueeze(1).expand_as(indices)
+    zeros = torch.zeros(num_teachers, dtype=torch.int64)
+    return zeros.index_add_(0, indices.reshape(-1), counted.reshape(-1))
+
+
+def _shares(
+    probs: Tensor, log_sums: Tensor, weight: Tensor | None, starved: Tensor | None, at_sums: Tensor, few: bool
+) -> Tensor:
+    """What the log sums hand to each log-probability, laid as `probs`: w r / sum r times their gradient."""
+
+    def by_teacher(x: Tensor) -> Tensor:
+        return x.unsqueeze(1) if few and x.dim() else x
+
+    def by_row(x: Tensor) -> Tensor:
+        return x if few else x.unsqueeze(1)
+
     if starved is None:
-        share = probs * (at_sums * (-log_sums).exp())
-        return share if weight is None else share.mul_(weight.unsqueeze(1))
-    level = starved - log_sums
+        share = probs * by_teacher(log_sums.neg().exp_().mul_(at_sums))
+        return share if weight is None else share.mul_(by_row(weight))
+    level = starved - by_teacher(log_sums)
     if weight is not None:
-        level = level + torch.where(weight > 0, weight, 1.0).log().unsqueeze(1)
-        level = level.masked_fill((weight <= 0).unsqueeze(1), -math.inf)
-    return level.exp() * at_sums
+        level = level + by_row(torch.where(weight > 0, weight, 1.0).log())
+        level = level.masked_fill(by_row(weight <= 0), -math.inf)
+    return level.exp() * by_teacher(at_sums)
 
 
 def _log_sums(log_probs: Tensor, weight: Tensor | None) -> Tensor:
@@ -105,14 +185,17 @@ def _log_sums(log_probs: Tensor, weight: Tensor | None) -> Tensor:
     return level.logsumexp(dim=0).clamp(min=LOWEST)
 
 
-def _balance(log_sums: Tensor, total: Tensor, mode: str) -> tuple[Tensor, Tensor | None]:
-    """The load-balance loss and its gradient [M] at the log sums; see `router.balance_from_sums`."""
-    teachers = len(log_sums)
-    if not mode or truth(total == 0, False):
+def _balance(log_sums: Tensor, total: float | Tensor, mode: str) -> tuple[Tensor, float | Tensor | None]:
+    """The load-balance loss and its gradient at the log sums, [M] or one number; see `router.balance_from_sums`."""
+    teachers = log_sums.shape[0]
+    if not mode or (total == 0 if isinstance(total, float) else truth(total == 0, False)):
         return log_sums.new_zeros(()), None
     if mode == "KL":
-        loss = ((total / teachers).log() - log_sums.mean()) / teachers
-        return loss, log_sums.new_full((teachers,), -1.0 / teachers**2)
+        if isinstance(total, float):
+            loss = torch.rsub(log_sums.sum(), math.log(total / teachers) / teachers, alpha=1.0 / teachers**2)
+        else:
+            loss = ((total / teachers).log() - log_sums.mean()) / teachers
+        return loss, -1.0 / teachers**2
     if teachers == 1:
         return log_sums.sum() * 0.0, None
     importance = log_sums.exp()

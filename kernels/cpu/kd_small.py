@@ -1,0 +1,60 @@
+"""Distillation losses of a few rows on a CPU: so little work that calls count, not passes.
+
+Torch's own backward makes fewer calls from Python than a written one. What is not the student's has no gradient, and rows
+of few classes stand in columns, as in `kd.py`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..launch import truth
+
+# Up to so many numbers of logits a batch is small.
+SMALL = 2**17
+# Rows of up to so many classes stand in columns.
+FEW = 24
+
+
+def distil(
+    student: Tensor, teachers: Tensor, indices: Tensor | None, weights: Tensor | None, label: Tensor | None,
+    rows: Tensor | None, temperature: float, kd_scale: Tensor | None, task_scale: Tensor | None, ignore_index: int,
+    acc: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor] | None:  # fmt: skip
+    """Loss, distillation loss and task loss [B] of logits [B, C]; None where a class is masked or a number isn't finite.
+
+    Arguments as of `routed_kd.distillation_loss`, checked.
+    """
+    cooler, less = 1.0 / temperature, -(temperature**2)  # of -KL
+    few = student.shape[1] <= FEW
+    axis = 0 if few else 1
+    student = student.to(acc)
+    laid = student.t() if few else student
+    log_q = (laid * cooler).log_softmax(axis)
+    teacher_rows, stride = teachers.flatten(0, 1), teachers.shape[1]
+    first = torch.arange(0, len(student) * stride, stride) if rows is None else rows * stride
+    losses = []
+    for i in range(stride if indices is None else indices.shape[1]):
+        logits = teacher_rows.index_select(0, first + (i if indices is None else indices[:, i])).to(acc).mul_(cooler)
+        logits = logits.t() if few else logits
+        # this way round no pass of the backward turns a sign
+        losses.append(((log_q - logits.log_softmax(axis)) * logits.softmax(axis)).sum(axis))
+    each = losses[0] if len(losses) == 1 else torch.stack(losses, dim=1)
+    total = each.detach().sum()
+    if not truth(total - total == 0, True):
+        return None
+    if weights is not None:
+        each = (each.view(len(student), -1) * weights.to(acc)).sum(dim=1)
+    elif len(losses) > 1:
+        each = each.mean(dim=1)
+    loss = kd = each * less
+    if kd_scale is not None:
+        loss = kd * kd_scale.to(acc)
+    if label is None:
+        return loss if loss is not kd else kd.clone(), kd.detach(), torch.zeros_like(kd.detach())
+    log_s = laid.log_softmax(axis)
+    task = F.nll_loss(log_s.t() if few else log_s, label, ignore_index=ignore_index, reduction="none")
+    loss = loss + task if task_scale is None else torch.addcmul(loss, task, task_scale.to(acc))
+    return loss, kd.detach(), task.detach()
