@@ -1,8 +1,7 @@
 """Distillation losses on a CPU: `routed_kd.py`'s equations, a few rows at a time, the gradient made on the way.
 
 A block of rows stays in the cache from the first pass over it to the last; of the batch's size is the gradient alone.
-Rows of few classes stand in columns: along the first axis torch's softmax takes many of them at once, along the last
-one after the other, ten times slower for ten classes.
+Rows of few classes stand in columns, as in `kd_small.py`.
 """
 
 from __future__ import annotations
@@ -15,11 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..launch import truth
+from .kd_small import FEW
 
 # Numbers of a block: half a megabyte of float32.
 _BLOCK = 2**17
-# Rows of up to so many classes stand in columns.
-_FEW = 24
 
 
 class Distil(torch.autograd.Function):
@@ -52,9 +50,9 @@ class Distil(torch.autograd.Function):
                 kd[at] = block.kd
                 if block.task is not None:
                     task[at] = block.task
-                if towards is not None:
+                if towards is not None and block.gradient is not None:
                     towards[at] = block.gradient
-                if towards_weights is not None:
+                if towards_weights is not None and block.at_weights is not None:
                     towards_weights[at] = block.at_weights
         loss = kd if given.kd_scale is None else kd * given.kd_scale
         if label is None or task is None:
@@ -119,7 +117,7 @@ class _Block:
         self.temperature, self.mixture, self.ignored, self.acc = given.settings
         dense = given.student.dim() == 3
         self.pixels = given.student.shape[2] if dense else 1
-        self.axis = 0 if not dense and not self.mixture and given.student.shape[1] <= _FEW else 1
+        self.axis = 0 if not dense and not self.mixture and given.student.shape[1] <= FEW else 1
         self.student = self._laid(given.student.to(self.acc))
         self.log_q = self._cool(self.student).log_softmax(dim=self.axis)
         self.gradient: Tensor | None = None
@@ -187,7 +185,8 @@ class _Block:
 
     def _softmax_backward(self, towards: Tensor, log_probs: Tensor) -> Tensor:
         """From the gradient at log-probabilities to the one at logits, in one pass: g - softmax * sum g."""
-        return torch.ops.aten._log_softmax_backward_data(towards, log_probs, self.axis, self.acc)  # type: ignore[no-any-return]
+        made: Tensor = torch.ops.aten._log_softmax_backward_data(towards, log_probs, self.axis, self.acc)
+        return made
 
     def _teacher(self, i: int) -> Tensor:
         """Logits [b, C, ...] of each row's i-th teacher over the temperature, laid as the student's."""

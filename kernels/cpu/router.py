@@ -17,7 +17,7 @@ SMALL = 2**14
 # Up to so many teachers stand in columns.
 FEW = 24
 # Scores that are looked at together in `top_k`: what it keeps of them is four times as large.
-_BLOCK = 2**17
+_BLOCK = 2**16
 # More than there may be teachers.
 _COLUMNS = 1024
 # Sums of probabilities below this are taken by logarithms: their terms may have underflowed.
@@ -30,7 +30,8 @@ def route(logits: Tensor, weight: Tensor | None, balance: str, k: int) -> tuple[
         found = _route_small(logits, weight, balance, k)
         if found is not None:
             return found
-    return Route.apply(logits, weight, balance, k)  # type: ignore[no-any-return]
+    made: tuple[Tensor, Tensor, Tensor, Tensor] = Route.apply(logits, weight, balance, k)
+    return made
 
 
 def _route_small(
@@ -38,12 +39,7 @@ def _route_small(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
     """None where a teacher is starved, a number isn't finite, or nothing counts."""
     few = logits.shape[1] <= FEW
-    log_probs = (logits.t() if few else logits).log_softmax(dim=0 if few else 1)
-    probs = log_probs.exp()
-    if weight is None:
-        sums = probs.sum(dim=1 if few else 0)
-    else:
-        sums = probs @ weight if few else weight @ probs
+    log_probs, _, sums = _probabilities(logits, weight, few)
     if not fake(sums):
         values = sums.tolist()
         if not (min(values) > _STARVED and sum(values) < math.inf):  # or NaN, which a sum keeps
@@ -58,8 +54,17 @@ def _route_small(
     return rows, log_sums, loss, top_k(rows.detach(), k)
 
 
+def _probabilities(logits: Tensor, weight: Tensor | None, few: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities and probabilities, few teachers in columns, and the probabilities' weighted sums [M]."""
+    log_probs = (logits.t() if few else logits).log_softmax(dim=0 if few else 1)
+    probs = log_probs.exp()
+    if weight is not None:
+        return log_probs, probs, probs @ weight if few else weight @ probs
+    return log_probs, probs, probs.sum(dim=1 if few else 0)
+
+
 class Route(torch.autograd.Function):
-    """logits [B, M] in float32 or wider -> log-probabilities [B, M], log sums [M], the load-balance loss, indices [B, K].
+    """logits [B, M], float32 or wider -> log-probabilities [B, M], log sums [M], the load-balance loss, indices [B, K].
 
     Few teachers stand in columns: along the first axis torch's softmax takes many instances at once.
     """
@@ -69,14 +74,9 @@ class Route(torch.autograd.Function):
         ctx: Any, logits: Tensor, weight: Tensor | None, balance: str, k: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         few = logits.shape[1] <= FEW
-        log_probs = (logits.t() if few else logits).log_softmax(dim=0 if few else 1)
+        log_probs, probs, sums = _probabilities(logits, weight, few)
         rows = log_probs.t() if few else log_probs
         indices = top_k(rows, k)
-        probs = log_probs.exp()
-        if weight is None:
-            sums = probs.sum(dim=1 if few else 0)
-        else:
-            sums = probs @ weight if few else weight @ probs
         starved = not truth(sums.amin() > _STARVED, True)  # or NaN
         log_sums = _log_sums(rows, weight) if starved else sums.log()
         loss, slope = _balance(log_sums, float(logits.shape[0]) if weight is None else weight.sum(), balance)
