@@ -17,7 +17,7 @@ SMALL = 2**14
 # Up to so many teachers stand in columns.
 FEW = 24
 # Scores that are looked at together in `top_k`: what it keeps of them is four times as large.
-_BLOCK = 2**16
+_BLOCK = 2**17
 # More than there may be teachers.
 _COLUMNS = 1024
 # Sums of probabilities below this are taken by logarithms: their terms may have underflowed.
@@ -39,7 +39,8 @@ def _route_small(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
     """None where a teacher is starved, a number isn't finite, or nothing counts."""
     few = logits.shape[1] <= FEW
-    log_probs, _, sums = _probabilities(logits, weight, few)
+    log_probs = _log_probabilities(logits, few)
+    _, sums = _sums(log_probs, weight, few)
     if not fake(sums):
         values = sums.tolist()
         if not (min(values) > _STARVED and sum(values) < math.inf):  # or NaN, which a sum keeps
@@ -54,13 +55,17 @@ def _route_small(
     return rows, log_sums, loss, top_k(rows.detach(), k)
 
 
-def _probabilities(logits: Tensor, weight: Tensor | None, few: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities and probabilities, few teachers in columns, and the probabilities' weighted sums [M]."""
-    log_probs = (logits.t() if few else logits).log_softmax(dim=0 if few else 1)
+def _log_probabilities(logits: Tensor, few: bool) -> Tensor:
+    """Few teachers in columns: [M, B], others [B, M]."""
+    return (logits.t() if few else logits).log_softmax(dim=0 if few else 1)
+
+
+def _sums(log_probs: Tensor, weight: Tensor | None, few: bool) -> tuple[Tensor, Tensor]:
+    """Probabilities, and their weighted sums [M]."""
     probs = log_probs.exp()
     if weight is not None:
-        return log_probs, probs, probs @ weight if few else weight @ probs
-    return log_probs, probs, probs.sum(dim=1 if few else 0)
+        return probs, probs @ weight if few else weight @ probs
+    return probs, probs.sum(dim=1 if few else 0)
 
 
 class Route(torch.autograd.Function):
@@ -74,9 +79,10 @@ class Route(torch.autograd.Function):
         ctx: Any, logits: Tensor, weight: Tensor | None, balance: str, k: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         few = logits.shape[1] <= FEW
-        log_probs, probs, sums = _probabilities(logits, weight, few)
+        log_probs = _log_probabilities(logits, few)
         rows = log_probs.t() if few else log_probs
-        indices = top_k(rows, k)
+        indices = top_k(rows, k)  # before there are probabilities: it takes memory for a moment
+        probs, sums = _sums(log_probs, weight, few)
         starved = not truth(sums.amin() > _STARVED, True)  # or NaN
         log_sums = _log_sums(rows, weight) if starved else sums.log()
         loss, slope = _balance(log_sums, float(logits.shape[0]) if weight is None else weight.sum(), balance)
