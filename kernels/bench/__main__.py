@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -80,25 +81,37 @@ def on_gpu(chosen: list[Case], baselines: list[str], budget: float) -> dict[str,
     return {"device": torch.cuda.get_device_name(), "copy_gb_s": ceiling / 1e9, "rows": rows, "missing": missing}
 
 
-def on_cpu(chosen: list[Case], baselines: list[str]) -> dict[str, Any]:
-    """Ratios of the plain forms on the CPU."""
+def on_cpu(chosen: list[Case], baselines: list[str], runs: int) -> dict[str, Any]:
+    """Ratios of the plain forms on the CPU: the medians of some runs, each apart from the others by all cases."""
     cpu, rows = Cpu(), []
     missing = ["no GPU: times of the Triton forms, share of the copy ceiling, launches, graphs"]
-    for case in chosen:
-        if not case.on_cpu:
-            missing.append(f"{case.kernel} {case.shape}: too large for a CPU")
-            continue
-        forms = forms_of(case, [x for x in baselines if x in ("eager", "sdpa", "liger")])
-        with plain_kernels():
-            measured = cpu.measure(case, forms)
-            for name, form in forms.items():
-                figures = measured[name]
+    fit = [case for case in chosen if case.on_cpu]
+    missing += [f"{case.kernel} {case.shape}: too large for a CPU" for case in chosen if not case.on_cpu]
+    forms = [forms_of(case, [x for x in baselines if x in ("eager", "sdpa", "liger")]) for case in fit]
+    with plain_kernels():
+        measured: list[list[dict[str, Figures]]] = [[] for _ in fit]
+        for run in range(runs):
+            for case, own, found in zip(fit, forms, measured, strict=True):
+                found.append(cpu.measure(case, own))
+                say(f"run {run + 1} of {runs}: {case.kernel} {case.shape}")
+        for case, own, found in zip(fit, forms, measured, strict=True):
+            for name, form in own.items():
+                figures = _median([one[name] for one in found])
                 figures["peak_mb"] = cpu_peak(case, form)
                 figures["error"] = error_of(case, form, cpu.device) if case.flops_both < 5e10 else None
-                rows.append(_row(case, name, figures, measured["ours"]["both"]["us"], None))
-                say(f"{case.kernel} {case.shape} {name}: {figures['both']['us'] / 1e3:,.2f} ms")
+                row = _row(case, name, figures, None, None)
+                ratios = [one[name]["both"]["us"] / one["ours"]["both"]["us"] for one in found]
+                rows.append({**row, "ratio": statistics.median(ratios), "ratios": ratios})
     threads = torch.get_num_threads()
     return {"device": f"CPU, {threads} thread{'s' if threads > 1 else ''}", "rows": rows, "missing": missing}
+
+
+def _median(runs: list[Figures]) -> Figures:
+    """Of several runs' figures, each by itself."""
+    return {
+        what: {key: statistics.median(run[what][key] for run in runs) for key in figures}
+        for what, figures in runs[0].items()
+    }
 
 
 def say(line: str) -> None:
@@ -118,6 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plan", action="store_true", help="bytes and operations only; measure nothing")
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="SECONDS",
                         help="on a GPU: measure no more after this long, and say what was left out")  # fmt: skip
+    parser.add_argument("--runs", type=int, default=1, metavar="N", help="on a CPU: give the medians of so many runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="write roofline plots (needs matplotlib and a GPU)")
@@ -133,7 +147,9 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     facts: dict[str, Any] = {"device": "none", "rows": [], "missing": ["everything but the plan: --plan"]}
     if not options.plan:
-        facts = on_gpu(chosen, baselines, options.budget) if torch.cuda.is_available() else on_cpu(chosen, baselines)
+        facts = on_gpu(chosen, baselines, options.budget) if torch.cuda.is_available() else (
+            on_cpu(chosen, baselines, options.runs)
+        )  # fmt: skip
     for name, package in (("liger", "liger_kernel"),):
         if name in baselines and not options.plan and not _installed(package):
             facts["missing"].append(f"baseline {name}: {package} is not installed")

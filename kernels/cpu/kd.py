@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..launch import truth
-from .kd_small import FEW
+from .kd_small import in_columns
 
 # Numbers of a block: half a megabyte of float32.
 _BLOCK = 2**17
@@ -117,7 +117,7 @@ class _Block:
         self.temperature, self.mixture, self.ignored, self.acc = given.settings
         dense = given.student.dim() == 3
         self.pixels = given.student.shape[2] if dense else 1
-        self.axis = 0 if not dense and not self.mixture and given.student.shape[1] <= FEW else 1
+        self.axis = 0 if not dense and not self.mixture and in_columns(*given.student.shape) else 1
         self.student = self._laid(given.student.to(self.acc))
         self.log_q = self._cool(self.student).log_softmax(dim=self.axis)
         self.gradient: Tensor | None = None

@@ -16,6 +16,13 @@ from ..launch import truth
 SMALL = 2**17
 # Rows of up to so many classes stand in columns.
 FEW = 24
+# Of whole vectors alone: what is left over would be rounded otherwise, by its place in the batch.
+_VECTOR, _WORTH = 16, 64
+
+
+def in_columns(rows: int, width: int) -> bool:
+    """Whether [rows, width] is laid in columns for a softmax over its width."""
+    return width <= FEW and rows >= _WORTH and rows % _VECTOR == 0
 
 
 def distil(
@@ -28,7 +35,7 @@ def distil(
     Arguments as of `routed_kd.distillation_loss`, checked.
     """
     cooler, less = 1.0 / temperature, -(temperature**2)  # of -KL
-    few = student.shape[1] <= FEW
+    few = in_columns(*student.shape)
     axis = 0 if few else 1
     student = student.to(acc)
     laid = student.t() if few else student

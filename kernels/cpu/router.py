@@ -11,11 +11,10 @@ from torch.autograd.function import once_differentiable
 
 from ..constants import LOWEST
 from ..launch import fake, truth
+from .kd_small import in_columns
 
 # Up to so many numbers a batch is small.
 SMALL = 2**14
-# Up to so many teachers stand in columns.
-FEW = 24
 # Scores that are looked at together in `top_k`: what it keeps of them is four times as large.
 _BLOCK = 2**17
 # More than there may be teachers.
@@ -38,7 +37,7 @@ def _route_small(
     logits: Tensor, weight: Tensor | None, balance: str, k: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
     """None where a teacher is starved, a number isn't finite, or nothing counts."""
-    few = logits.shape[1] <= FEW
+    few = in_columns(*logits.shape)
     log_probs = _log_probabilities(logits, few)
     _, sums = _sums(log_probs, weight, few)
     if not fake(sums):
@@ -78,7 +77,7 @@ class Route(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, weight: Tensor | None, balance: str, k: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        few = logits.shape[1] <= FEW
+        few = in_columns(*logits.shape)
         log_probs = _log_probabilities(logits, few)
         rows = log_probs.t() if few else log_probs
         indices = top_k(rows, k)  # before there are probabilities: it takes memory for a moment
@@ -87,7 +86,7 @@ class Route(torch.autograd.Function):
         log_sums = _log_sums(rows, weight) if starved else sums.log()
         loss, slope = _balance(log_sums, float(logits.shape[0]) if weight is None else weight.sum(), balance)
         ctx.save_for_backward(probs, log_sums, weight, slope if isinstance(slope, Tensor) else None)
-        ctx.starved, ctx.slope = log_probs if starved else None, slope
+        ctx.starved, ctx.slope, ctx.few = log_probs if starved else None, slope, few
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(indices)
         return rows, log_sums, loss, indices
@@ -98,7 +97,7 @@ class Route(torch.autograd.Function):
         ctx: Any, towards_probs: Tensor | None, towards_sums: Tensor | None, towards_loss: Tensor | None, _: Any
     ) -> tuple[Tensor | None, None, None, None]:
         probs, log_sums, weight, slope = ctx.saved_tensors
-        few = log_sums.shape[0] <= FEW
+        few = ctx.few
         slope = ctx.slope if slope is None else slope
         at_sums = towards_sums
         if towards_loss is not None and slope is not None:

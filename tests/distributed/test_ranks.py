@@ -33,7 +33,8 @@ def launch(processes: int, out: Path, *settings: str) -> subprocess.CompletedPro
 def test_processes_of_a_batch_equal_one_of_a_wide_batch(processes: int, extra: tuple[str, ...], tmp_path: Path) -> None:
     """float32, 75 instances: the last step is short and uneven over the ranks.
 
-    Tolerance: losses 1e-5 relative, weights 2e-5 (sums over ranks round in another order; Adam spreads that).
+    Tolerance: losses 1e-5 relative, weights 1e-6 in the mean and 5e-5 for each (sums over ranks round in another order,
+    and Adam makes a step of a gradient that is all but rounding).
     With accumulation both sides take the same micro-batches, since load balance is defined on them.
     """
     results = []
@@ -44,8 +45,11 @@ def test_processes_of_a_batch_equal_one_of_a_wide_batch(processes: int, extra: t
         results.append(out)
     for stage in STAGES:
         one, many = (load_file(out / stage / "result.safetensors") for out in results)
+        assert set(one) == set(many)
         for name in one:
-            assert (one[name] - many[name]).abs().max() <= 2e-5, f"{stage} {name}"
+            assert (one[name] - many[name]).abs().max() <= 5e-5, f"{stage} {name}"
+        apart = torch.cat([(one[name] - many[name]).abs().flatten().double() for name in one])
+        assert apart.mean() <= 1e-6, stage
         histories = [json.loads((out / stage / "result.json").read_text())["history"] for out in results]
         for a, b in zip(*histories, strict=True):
             assert a.keys() == b.keys()
