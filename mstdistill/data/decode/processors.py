@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError, DataError, first_line
+from . import dsp
 from .extractors import Extractor, fitted
 from .picture import decode_image
 from .sound import decode_audio
@@ -211,6 +212,8 @@ class Processing:
 
 @lru_cache(maxsize=32)
 def _load(processing: Processing) -> Any:
+    if processing.kind == "audio":
+        dsp.torchaudio()  # a broken one would break transformers' extractors too
     import transformers
 
     from ...hub import fetching, located

@@ -1,40 +1,25 @@
-"""From waveforms to spectrograms, by torchaudio."""
+"""From waveforms to what networks see: each task's spectrograms, by the arithmetic of `dsp.py`."""
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import DataError
+from . import dsp
 
-# torchaudio holds a filter for each phase, gigabytes where two rates have no divisor in common (11,127 and 16,000 Hz).
+# A filter for each phase takes gigabytes where two rates have no divisor in common (11,127 and 16,000 Hz).
 _LARGEST_FILTERS = 1 << 24
-
-
-@lru_cache(maxsize=8)
-def _mel(sample_rate: int, n_mels: int, n_fft: int, hop: int) -> Any:
-    from torchaudio.transforms import MelSpectrogram
-
-    return MelSpectrogram(sample_rate, n_fft=n_fft, hop_length=hop, n_mels=n_mels, f_min=60.0, power=2.0)
 
 
 def log_mel(wave: Tensor, sample_rate: int, n_mels: int, frames: int, n_fft: int = 512) -> Tensor:
     """Log-mel spectrograms [..., n_mels, frames] of waveforms [..., n], in natural logarithm of power."""
     hop = max(1, wave.shape[-1] // (frames - 1))
-    mel: Tensor = _mel(sample_rate, n_mels, n_fft, hop)(wave)
+    mel = dsp.mel_power(wave, sample_rate, fft=n_fft, hop=hop, mels=n_mels, low=60.0)
     return (mel[..., :frames] + 1e-6).log()
-
-
-@lru_cache(maxsize=8)
-def _resampler(rate: int, new_rate: int) -> Any:
-    from torchaudio.transforms import Resample
-
-    return Resample(rate, new_rate)
 
 
 def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
@@ -47,26 +32,20 @@ def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
 
         found = resample_poly(wave.numpy(), new_rate // common, rate // common, axis=-1)
         return torch.from_numpy(found.astype(np.float32))
-    converted: Tensor = _resampler(rate, new_rate)(wave)
-    return converted
+    return dsp.resample(wave, rate, new_rate)
 
 
 def resample_kaiser(wave: Tensor, rate: int, new_rate: int) -> Tensor:
-    """Waveforms [..., n] at another sample rate as the paper's authors convert files: torchaudio's sinc under a long
+    """Waveforms [..., n] at another sample rate as the paper's authors convert files: a sinc under a long
     Kaiser window, kept in 16 bits; what is beyond [-1, 1] is clipped.
 
     Raises:
         DataError: rates with so small a common divisor that the filters would take gigabytes.
     """
-    from torchaudio.functional import resample as convert
-
     common = math.gcd(rate, new_rate)
     if (rate // common) * (new_rate // common) > _LARGEST_FILTERS:
         raise DataError(f"sound at {rate:,} Hz can't be resampled with the authors' filter; leave --released out")
-    converted: Tensor = convert(
-        wave, rate, new_rate, lowpass_filter_width=64, rolloff=0.9475937167399596, beta=14.769656459379492,
-        resampling_method="sinc_interp_kaiser",
-    )  # fmt: skip
+    converted = dsp.resample(wave, rate, new_rate, width=64, rolloff=0.9475937167399596, beta=14.769656459379492)
     return (converted * 32768).round().clamp(-32768, 32767) / 32768
 
 
@@ -108,28 +87,11 @@ def fit_length(wave: Tensor, length: int) -> Tensor:
     return wave[..., extra // 2 : extra // 2 + length]
 
 
-@lru_cache(maxsize=8)
-def _mfcc(sample_rate: int, coefficients: int) -> Any:
-    from torchaudio.transforms import MFCC
-
-    mel = {"n_fft": 2048, "hop_length": 512, "n_mels": 128, "power": 2.0, "norm": "slaney", "mel_scale": "slaney",
-           "pad_mode": "constant"}  # fmt: skip
-    return MFCC(sample_rate, n_mfcc=coefficients, dct_type=2, norm="ortho", log_mels=False, melkwargs=mel)
-
-
 def mfcc(wave: Tensor, sample_rate: int, coefficients: int) -> Tensor:
     """MFCCs [coefficients, 1 + n // 512] of a waveform [n], with librosa's defaults (data protocol, RAVDESS): Hann
     windows of 2,048 samples every 512, 128 Slaney mels of the power, decibels with a range of 80, orthonormal DCT."""
-    values: Tensor = _mfcc(sample_rate, coefficients)(wave)
-    return values
-
-
-@lru_cache(maxsize=2)
-def _vggish_mel(bands: int) -> Tensor:
-    from torchaudio.functional import melscale_fbanks
-
-    filters: Tensor = melscale_fbanks(257, 125.0, 7500.0, bands, 16000, norm=None, mel_scale="htk")
-    return filters
+    return dsp.mfcc(wave, sample_rate, coefficients, fft=2048, hop=512, mels=128, scale="slaney", slaney_norm=True,
+                    pad_mode="constant")  # fmt: skip
 
 
 def vggish_patches(wave: Tensor, seconds: int, bands: int = 64, frames: int = 96) -> Tensor:
@@ -139,4 +101,4 @@ def vggish_patches(wave: Tensor, seconds: int, bands: int = 64, frames: int = 96
     wave = torch.nn.functional.pad(wave, (0, max(0, seconds * 16000 - wave.shape[-1])))[: seconds * 16000]
     windows = wave.view(seconds, 16000).unfold(1, 400, 160)[:, :frames]
     spectrum = torch.fft.rfft(windows * torch.hann_window(400), n=512).abs()
-    return (spectrum @ _vggish_mel(bands) + 0.01).log()
+    return (spectrum @ dsp.mel_filters(16000, 512, bands, 125.0, 7500.0, "htk", False) + 0.01).log()

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ...errors import ConfigError, DataError
+from ..decode import dsp
 from ..decode.sound import read_wav
 from ..decode.spectra import min_max, resample, square_spectrogram
 from ..options import WORKERS, Option, max_broken
@@ -113,6 +114,7 @@ def prepare(
             },
         },
     )  # fmt: skip
+    dsp.torchaudio()  # should it be broken, that is said here, not by each reader
     return build(folder, plan, screen, workers, max_broken)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ...errors import ConfigError, DataError
+from ..decode import dsp
 from ..decode.faces import Faces
 from ..decode.sound import read_mono
 from ..decode.spectra import fit_length, mfcc, min_max, resample, resample_kaiser
@@ -92,6 +93,7 @@ def prepare(
     if alone:
         screen.say(f"{len(alone)} files have no partner (video 01-..., sound 03-...) and are left out: card.json lists "
                    "them")  # fmt: skip
+    dsp.torchaudio()  # should it be broken, that is said here, not by each reader
     return build(folder, plan, screen, workers, max_broken)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ...errors import DataError
+from ..decode import dsp
 from ..decode.encoders import device, image_maps, load_encoder, load_vggish
 from ..decode.features import read_features
 from ..decode.picture import normalised, resize
@@ -97,6 +98,8 @@ def prepare(
             },
         },
     )
+    if encode is not None:
+        dsp.torchaudio()  # should it be broken, that is said here, not by each reader
     return build(folder, plan, screen, workers, max_broken)
 
 
