@@ -1,29 +1,25 @@
 #!/usr/bin/env bash
-# On a machine with a GPU, with only torch, triton, numpy and pytest installed: test the compiled kernels, measure them
-# against what else one could use, and write benchmarks/results/<gpu>/. Under eight minutes.
-# Arguments go to the benchmark, for example: scripts/gpu_check.sh --kernel kd
+# The first minutes on a GPU: kernels tested and measured, then training, in stages that each leave a result in
+# benchmarks/results/<gpu>/; what has one is not run again. Eight minutes at most. With torch, triton, numpy and pytest
+# alone the kernels' stages run, with the whole package all of them.
+#   scripts/gpu_check.sh                         scripts/gpu_check.sh --only kernels --only benchmarks
+#   scripts/gpu_check.sh --rehearse              without a GPU: the same of little, on the CPU
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
-"$python" -c 'import torch, triton, numpy, pytest' || {
+[ -x .venv/bin/python ] && python="${PYTHON:-.venv/bin/python}"
+"$python" -c 'import torch, numpy' || {
     echo "gpu_check needs torch (2.11 or newer), triton, numpy and pytest: pip install torch numpy pytest" >&2
     exit 2
 }
-gpu="$("$python" -c 'import torch, re
-print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-") if torch.cuda.is_available() else "")')"
-[ -n "$gpu" ] || { echo "gpu_check: torch sees no GPU; scripts/test.sh has the checks that need none" >&2; exit 2; }
-
+python="$(realpath -s "$(command -v "$python")")"
 # the package as it is installed, without installing it: kernels/ inside mstdistill/, away from the sources beside it
-out="$PWD/benchmarks/results/$gpu"
+out="$PWD/benchmarks/results"
 stage="$(mktemp -d)"
 trap 'rm -rf "$stage"' EXIT
 cp -r mstdistill tests pyproject.toml "$stage/"
+rm -rf "$stage/mstdistill/kernels"
 cp -r kernels "$stage/mstdistill/kernels"
 cd "$stage"
-unset TRITON_INTERPRET MSTDISTILL_KERNELS
-
-mkdir -p "$out"
-timeout 240 "$python" -m pytest -q tests/gpu/test_kernels.py 2>&1 | tee "$out/tests.txt"
-"$python" -m mstdistill.kernels.bench --budget 210 --baselines eager,compile,liger,sdpa \
-    --json "$out/kernels.json" --markdown "$out/kernels.md" --plot "$out" "$@"
-echo "results: $out"
+unset MSTDISTILL_KERNELS
+PYTHONPATH="$stage${PYTHONPATH:+:$PYTHONPATH}" "$python" -m mstdistill.gpu_day --out "$out" "$@"
