@@ -129,10 +129,12 @@ def _random_av_mnist(folder: Path, instances: int) -> Path:
 
     random = np.random.default_rng(0)
 
-    def read(item: int) -> dict[str, Any]:
-        return {name: random.random(shape, dtype=np.float32) for name, shape in TASK.modalities.items()}
+    sizes = {name: tuple(int(n or 1) for n in shape) for name, shape in TASK.modalities.items()}
 
-    columns = {name: Column(tuple(int(n or 1) for n in shape), "float16") for name, shape in TASK.modalities.items()}
+    def read(item: int) -> dict[str, Any]:
+        return {name: random.random(shape, dtype=np.float32) for name, shape in sizes.items()}
+
+    columns = {name: Column(shape, "float16") for name, shape in sizes.items()}
     parts = (0, 0, 0, 1, 2)  # train, validation, test
     items = [Item(str(i), i, i % TASK.num_classes, parts[i % 5]) for i in range(instances)]
     return build(folder, Plan(TASK.name, TASK.version, columns, items, read, {}, order="random"), Screen(quiet=True), 1)
