@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from mstdistill.kernels.launch import triton_missing
 from torch import nn
 
 from .interpreting import speed_up
@@ -85,6 +86,11 @@ def pytest_runtest_setup() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)  # short ones last, to end together
+    missing = triton_missing()
+    for item in items if missing else ():
+        values = getattr(item, "callspec", None)
+        if "triton_kernels" in getattr(item, "fixturenames", ()) or (values and "triton" in values.params.values()):
+            item.add_marker(pytest.mark.skip(reason=missing))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -60,6 +60,8 @@ def test_resampling_keeps_a_tone(without: None) -> None:
 BROKEN = """
 import sys
 sys.path.insert(0, sys.argv[1])
+from transformers.utils import is_torchaudio_available
+assert is_torchaudio_available()
 from mstdistill.data.decode import dsp, spectra
 import torch
 print(spectra.resample(torch.ones(1, 64), 16000, 8000).shape)

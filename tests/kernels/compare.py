@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
 
 import torch
+from mstdistill.kernels.launch import triton_missing
 from torch import Tensor
 
+# Where there is no Triton, tests of its forms are skipped or left out; see conftest.py.
+TRITON = not triton_missing()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 # dtype of the inputs, relative tolerance against float64 on the same (rounded) inputs; half precision rounds gradients
 DTYPES = [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 2e-2), (torch.float16, 4e-3)]
+
+
+def jit(name: str) -> Any:
+    """A file of Triton's forms; None where there is no Triton."""
+    return import_module(f"mstdistill.kernels.jit.{name}") if TRITON else None
 
 
 def draw(*shape: int, seed: int = 0, scale: float = 3.0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -8,13 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mstdistill.kernels import MaskWeights, apply_mask, mask_values, masked_reconstruction
 from mstdistill.kernels import mask as mask_file
-from mstdistill.kernels.jit import mask as jit
 from mstdistill.kernels.mask import mask_values_reference
 from torch import Tensor, nn
 
 from mstdistill.teachers.mask import MaskNet1d, MaskNet2d, MaskNetTokens, count_parameters, plan_mask
 
-from .compare import DEVICE, differences, draw
+from .compare import DEVICE, TRITON, differences, draw, jit
 
 
 def plain(module: MaskNet1d, vector: Tensor) -> Tensor:
@@ -166,6 +165,7 @@ def test_masks_of_one_size_go_together(triton_kernels: None) -> None:
     assert torch.allclose(masked_reconstruction(maps, stacked, vector), apply_mask(maps, wanted), atol=1e-12)
 
 
+@pytest.mark.skipif(not TRITON, reason="compares with Triton's form")
 @pytest.mark.parametrize("module", [MaskNet1d(9, 6, 3), MaskNet2d(6, 6, 3), MaskNetTokens(8, 6, 3)])
 def test_modules_agree_in_both_forms(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     module = module.to(DEVICE)
@@ -178,12 +178,14 @@ def test_modules_agree_in_both_forms(module: nn.Module, monkeypatch: pytest.Monk
     assert torch.allclose(found, plain, atol=1e-5)
 
 
+@pytest.mark.skipif(not TRITON, reason="tiles are of Triton's forms")
 def test_every_head_width_has_a_padding() -> None:
-    for width in range(1, jit.MAX_HEAD + 1):
-        parts = [part for part in jit.head_parts(width) if part]
+    tiles = jit("mask")
+    for width in range(1, tiles.MAX_HEAD + 1):
+        parts = [part for part in tiles.head_parts(width) if part]
         assert width <= sum(parts) <= max(16, 1.5 * width + 15)
         assert all(part >= 16 and part & (part - 1) == 0 for part in parts)
-        assert jit.padded_head(sum(parts)) == sum(parts)
+        assert tiles.padded_head(sum(parts)) == sum(parts)
 
 
 GOOD = layers(4, 6, 3)

@@ -11,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mstdistill.kernels import distillation_loss, kd_rows, load_balance, mixed_kd_rows, route, routed_kd_loss
 from mstdistill.kernels.cpu import kd as cpu_kd
-from mstdistill.kernels.jit import kd_dense, kd_wide
-from mstdistill.kernels.jit import kd_rows as kd_tile
+from mstdistill.kernels.cpu import kd_small
 from mstdistill.kernels.routed_kd import distillation_loss_reference, kd_reference
 from torch import Tensor
 
-from .compare import DEVICE, DTYPES, differences, draw
+from .compare import DEVICE, DTYPES, TRITON, differences, draw, jit
 
-FORMS = ["rows", "wide", "sliced", "dense", "cpu", "cpu-dense"]
+kd_dense, kd_wide, kd_tile = jit("kd_dense"), jit("kd_wide"), jit("kd_rows")
+
+FORMS = [*(("rows", "wide", "sliced", "dense") if TRITON else ()), "cpu", "cpu-columns", "cpu-blocks",
+         "cpu-blocks-columns", "cpu-dense"]  # fmt: skip
 # (instances, teachers, classes, chosen)
 SIZES = [(1, 1, 1, 1), (0, 2, 5, 1), (2, 4, 11, 2), (1, 3, 9, 3)]
 # weights, mixture, label, cache rows, scales: each argument alone and together
@@ -29,11 +31,17 @@ def take(form: str, patch: pytest.MonkeyPatch) -> tuple[int, ...]:
     """Make small sizes take a form that is meant for large ones; returns what follows [B, C] in a logit's shape."""
     patch.setenv("MSTDISTILL_KERNELS", "torch" if form.startswith("cpu") else "triton")
     patch.setattr(cpu_kd, "_BLOCK", 16)
+    if form.startswith("cpu-blocks"):
+        patch.setattr(kd_small, "SMALL", 0)
+    if form.endswith("columns"):  # however few rows there are
+        patch.setattr(kd_small, "_WORTH", 1)
+        patch.setattr(kd_small, "_VECTOR", 1)
     if form in ("wide", "sliced"):
         patch.setattr(kd_tile, "LARGEST", 0)
         patch.setattr(kd_wide, "BLOCK", 8)
         patch.setattr(kd_wide, "FEW_ROWS", 0 if form == "wide" else 256)
-    patch.setattr(kd_dense, "PIXELS", 16)
+    if form == "dense":
+        patch.setattr(kd_dense, "PIXELS", 16)
     return (3, 7) if form.endswith("dense") else ()
 
 
@@ -125,7 +133,7 @@ def test_hazards_are_defined(form: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert loss.isnan().tolist() == [False, True]
 
 
-@pytest.mark.parametrize("form", ["rows", "cpu"])
+@pytest.mark.parametrize("form", [form for form in FORMS if form in ("rows", "cpu")])
 def test_layouts_and_half_precision_gradients(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strided and expanded inputs, and float16 gradients that would underflow unscaled."""
     take(form, monkeypatch)
@@ -142,7 +150,7 @@ def test_layouts_and_half_precision_gradients(form: str, monkeypatch: pytest.Mon
     assert half.grad.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("form", ["rows", "cpu"])
+@pytest.mark.parametrize("form", [form for form in FORMS if form in ("rows", "cpu")])
 def test_an_outer_gradient_of_one_leaves_the_stored_gradient(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     take(form, monkeypatch)
     student, teachers = draw(6, 5).requires_grad_(True), draw(6, 2, 5)

@@ -7,21 +7,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mstdistill.kernels import Routing, gate, load_balance, route
-from mstdistill.kernels.jit import router as jit
+from mstdistill.kernels.cpu import kd_small
+from mstdistill.kernels.cpu import router as cpu
 from mstdistill.kernels.router import LOWEST, route_reference, top_k
 
-from .compare import DEVICE, DTYPES, differences, draw
+from .compare import DEVICE, DTYPES, differences, draw, jit
 
 # (instances, teachers, k): single ones, no instance, odd sizes, k = M, the largest
-FORMS = ["triton", "torch"]
+FORMS = ["triton", "torch", "torch, columns", "torch, many", "torch, many, columns"]
 SIZES = [(1, 1, 1), (0, 3, 2), (5, 4, 1), (7, 3, 3), (700, 5, 2), (9, 130, 16), (3, 1024, 2)]
 
 
 @pytest.fixture(params=FORMS)
 def both_forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Triton's kernels, then what a CPU runs."""
-    monkeypatch.setenv("MSTDISTILL_KERNELS", request.param)
-    return str(request.param)
+    """Triton's kernels, then what a CPU runs: of many instances or few, in rows or in columns."""
+    form, *how = request.param.split(", ")
+    monkeypatch.setenv("MSTDISTILL_KERNELS", form)
+    if "many" in how:
+        monkeypatch.setattr(cpu, "SMALL", 0)
+    if "columns" in how:
+        monkeypatch.setattr(kd_small, "_WORTH", 1)
+        monkeypatch.setattr(kd_small, "_VECTOR", 1)
+    return str(form)
 
 
 def outputs(routing: Routing) -> list[torch.Tensor]:
@@ -52,7 +59,7 @@ def test_equals_float64(
 
 def test_blocks_add_up_to_the_same_bits(triton_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many blocks, and a second launch that adds them up; twice the same bits."""
-    monkeypatch.setattr(jit, "tiles", lambda rows, teachers: (4, 8, 2, -(-rows // 8), 2))
+    monkeypatch.setattr(jit("router"), "tiles", lambda rows, teachers: (4, 8, 2, -(-rows // 8), 2))
     logits = draw(93, 6, dtype=torch.float32)
     first, second = route(logits, 2, None, "KL"), route(logits, 2, None, "KL")
     wanted = route_reference(logits.double(), 2, None, "KL")
@@ -84,7 +91,7 @@ def test_undefined_rows_are_defined(form: object, both_forms: str) -> None:
     assert nobody.counts.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("kernels", FORMS)
+@pytest.mark.parametrize("kernels", ["triton", "torch"])
 @settings(max_examples=25, deadline=None)
 @given(rows=st.integers(0, 20), teachers=st.integers(1, 9), seed=st.integers(0, 10**6), data=st.data())
 def test_properties(rows: int, teachers: int, seed: int, data: st.DataObject, kernels: str) -> None:

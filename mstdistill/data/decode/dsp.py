@@ -48,6 +48,9 @@ def _without(error: Exception) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
         del sys.modules[name]
     sys.modules["torchaudio"] = None  # type: ignore[assignment]
+    looked = sys.modules.get("transformers.utils.import_utils")  # it may have looked before, and remembers
+    for name in ("is_torchaudio_available", "is_speech_available"):
+        getattr(getattr(looked, name, None), "cache_clear", bool)()
     if parent_process() is None and ranks.local_rank() == 0:
         print(f"mstdistill: torchaudio can't be loaded beside torch {torch.__version__} ({first_line(error, 100)}); "
               "sounds are computed by SciPy, to rounding the same; without this line: pip uninstall torchaudio",
