@@ -107,7 +107,8 @@ class Experiment:
         from now on (`released` undoes that)."""
         module.to(self.accelerator.device)
         if self.recipe.channels_last:
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            laid: dict[str, Any] = {"memory_format": torch.channels_last}  # older torches don't declare it
+            module.to(**laid)
         self._changed += take_any_batch(module)
         return module
 
