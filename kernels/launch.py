@@ -79,10 +79,9 @@ def use_triton(*tensors: Tensor | None) -> bool:
         ValueError: an unknown mode, tensors on several devices, or Triton asked for where it can't run.
     """
     mode, missing = _mode()
-    given = [x for x in tensors if x is not None]
-    device = given[0].device
-    for x in given:
-        if x.device != device:
+    device = next(x.device for x in tensors if x is not None)
+    for x in tensors:
+        if x is not None and x.device != device:
             raise ValueError(f"tensors on {device} and {x.device}: all must be on one device")
     if mode == "torch":
         return False

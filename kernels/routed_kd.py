@@ -257,18 +257,26 @@ def _check(
     if mixture and indices is not None:
         raise ValueError("indices: a mixture is of all teachers; leave indices out and give weights")
     chosen = num_teachers if indices is None else (indices.shape[1] if indices.dim() == 2 else 0)
-    for name, x, shape, kind in (
-        ("indices", indices, [batch, chosen], "int64"), ("weights", weights, [batch, chosen], "floating"),
-        ("label", label, [batch, *tail[1:]], "int64"), ("rows", rows, [batch], "int64"),
-        ("kd_scale", kd_scale, [batch], "floating"), ("task_scale", task_scale, [batch], "floating"),
-    ):  # fmt: skip
-        if x is None:
-            continue
-        if list(x.shape) != shape or (name == "indices" and chosen < 1):
-            raise ValueError(f"{name}: shape {list(x.shape)}; must be {shape}")
-        if (x.dtype != torch.int64) if kind == "int64" else not x.is_floating_point():
-            raise ValueError(f"{name}: dtype {x.dtype}; must be {kind}")
+    if indices is not None:
+        _check_one("indices", indices, (batch, chosen) if chosen else (batch, 1), whole=True)
+    if weights is not None:
+        _check_one("weights", weights, (batch, chosen))
+    if label is not None:
+        _check_one("label", label, (batch, *tail[1:]), whole=True)
+    if rows is not None:
+        _check_one("rows", rows, (batch,), whole=True)
+    if kd_scale is not None:
+        _check_one("kd_scale", kd_scale, (batch,))
+    if task_scale is not None:
+        _check_one("task_scale", task_scale, (batch,))
     if indices is not None:
         check_indices("indices", indices, num_teachers)
     if rows is not None:
         check_indices("rows", rows, table)
+
+
+def _check_one(name: str, x: Tensor, shape: tuple[int, ...], whole: bool = False) -> None:
+    if x.shape != shape:
+        raise ValueError(f"{name}: shape {list(x.shape)}; must be {list(shape)}")
+    if (x.dtype != torch.int64) if whole else not x.is_floating_point():
+        raise ValueError(f"{name}: dtype {x.dtype}; must be {'int64' if whole else 'floating'}")

@@ -140,7 +140,9 @@ def _on_cpu(logits: Tensor, k: int, weight: Tensor | None, balance: str) -> Rout
 
     acc = wide(logits.dtype)
     weight = None if weight is None else weight.to(acc)
-    log_probs, log_sums, loss, indices = cpu.route(logits.to(acc), weight, balance, k)
+    log_probs, log_sums, loss, indices = cpu.route(
+        logits if logits.dtype == acc else logits.to(acc), weight, balance, k
+    )
     counts = cpu.count(indices, logits.shape[1], weight)
     return Routing(log_probs, indices, log_sums, counts, loss if balance else None)
 

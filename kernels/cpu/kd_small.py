@@ -6,11 +6,13 @@ first axis torch's softmax takes many of them at once, along the last one after 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..launch import truth
+from ..launch import fake
 
 # Up to so many numbers of logits a batch is small.
 SMALL = 2**17
@@ -37,20 +39,20 @@ def distil(
     cooler, less = 1.0 / temperature, -(temperature**2)  # of -KL
     few = in_columns(*student.shape)
     axis = 0 if few else 1
-    student = student.to(acc)
+    student = student if student.dtype == acc else student.to(acc)
     laid = student.t() if few else student
     log_q = (laid * cooler).log_softmax(axis)
     teacher_rows, stride = teachers.flatten(0, 1), teachers.shape[1]
     first = torch.arange(0, len(student) * stride, stride) if rows is None else rows * stride
     losses = []
     for i in range(stride if indices is None else indices.shape[1]):
-        logits = teacher_rows.index_select(0, first + (i if indices is None else indices[:, i])).to(acc).mul_(cooler)
+        logits = teacher_rows.index_select(0, first + (i if indices is None else indices[:, i]))
+        logits = (logits if logits.dtype == acc else logits.to(acc)).mul_(cooler)
         logits = logits.t() if few else logits
         # this way round no pass of the backward turns a sign
         losses.append(((log_q - logits.log_softmax(axis)) * logits.softmax(axis)).sum(axis))
     each = losses[0] if len(losses) == 1 else torch.stack(losses, dim=1)
-    total = each.detach().sum()
-    if not truth(total - total == 0, True):
+    if not fake(each) and not math.isfinite(each.detach().sum().item()):
         return None
     if weights is not None:
         each = (each.view(len(student), -1) * weights.to(acc)).sum(dim=1)
