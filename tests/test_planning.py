@@ -23,7 +23,7 @@ from mstdistill.engine.loop import Fit
 from mstdistill.engine.optimizer import build_optimizer
 from mstdistill.engine.progress import Screen
 from mstdistill.errors import ConfigError
-from mstdistill.planning import show
+from mstdistill.planning import show, timing
 from mstdistill.planning.engines import DDP, ENGINES, SINGLE, Setting, exchange, memory
 from mstdistill.planning.figures import figures_of
 from mstdistill.planning.ledger import Ledger, Moment, Phase, Work
@@ -33,6 +33,7 @@ from mstdistill.planning.profile import Sized, StageProfile
 from mstdistill.planning.rehearsal import SMALL, PlannedExperiment, _units, rehearse
 from mstdistill.planning.roofline import kernel_seconds
 from mstdistill.planning.subject import subject_of
+from mstdistill.planning.timing import Timer
 
 BATCH = 32
 ZERO3 = next(engine for engine in ENGINES if engine.name == "ZeRO-3")
@@ -416,3 +417,58 @@ def test_measured_peak_is_within_a_seventh(case: str) -> None:
     assert {row["stage"] for row in rows} == {"cotrain", "specialise", "distill", "alone"}
     for row in rows:
         assert abs(row["error"]) <= check_plan.TARGET, row
+
+
+def _seen(run: Any) -> list[Work]:
+    with Ledger() as ledger:
+        run()
+    return ledger.phases["forward"].works
+
+
+def test_operators_of_a_step_can_be_called_again_by_their_shapes() -> None:
+    """Convolutions, gathers, losses and a fused optimiser's lists among them; strides are kept."""
+    layer, images = nn.Conv2d(3, 4, 3), torch.rand(2, 3, 8, 8).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(layer.parameters(), fused=True)
+
+    def step() -> None:
+        found = layer(images).flatten(1)
+        picked = found.gather(1, torch.zeros(2, 3, dtype=torch.int64))
+        loss = nn.functional.cross_entropy(picked, torch.tensor([0, 2])) + found.log_softmax(dim=1).mean()
+        loss.backward()
+        optimizer.step()
+
+    works = _seen(step)
+    assert all(work.call is not None for work in works)
+    calls = [work.call for work in works if work.call is not None]
+    convolution = next(call for call in calls if call.func is torch.ops.aten.convolution.default)
+    assert convolution.arguments[1].tensor().stride() == images.stride()
+    timer = Timer(budget=100.0)
+    assert all(timer.seconds(work.call, 1e-6) > 0 for work in works)
+    assert None not in timer._known.values()
+
+
+def test_an_operator_is_timed_once_and_beyond_the_budget_counts_as_the_others_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called: list[str] = []
+
+    def fake(work: Any) -> float:
+        work()
+        called.append("timed")
+        return 3.0
+
+    monkeypatch.setattr(timing, "_median", fake)
+    one, other = (_seen(lambda n=n: torch.rand(n).exp())[-1] for n in (4, 5))
+    timer = Timer(budget=10.0, share=0.5)
+    assert timer.seconds(one.call, 2.0) == 6.0  # of half a machine
+    assert timer.seconds(one.call, 2.0) == 6.0
+    assert called == ["timed"]
+    assert timer.seconds(other.call, 20.0) == 60.0  # too long to time: three times what is expected, as the one before
+    assert timer.seconds(None, 1.0) == 3.0
+    assert called == ["timed"]
+
+
+def test_an_operator_that_refuses_made_up_numbers_counts_as_expected() -> None:
+    wide = timing.Spec(torch.float32, (3, 2), (2, 1))
+    call = timing.Call(torch.ops.aten.linalg_cholesky.default, ("list", wide), ("list",))
+    assert Timer().seconds(call, 0.25) == 0.25

@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from .timing import Call, call_of
+
 Scratch = Callable[[Any, Any, Any], float]
 HALVES = (torch.float16, torch.bfloat16)
 KINDS = ("gradients", "saved", "batch", "rest")
@@ -35,11 +37,13 @@ _PICK = {_aten.index, _aten.index_select, _aten.gather, _aten.embedding, _aten.s
 
 @dataclass(frozen=True)
 class Work:
-    """A kernel: its FLOPs, the bytes that it reads and writes, and whether its operands are of half precision."""
+    """A kernel: its FLOPs, the bytes that it reads and writes, whether its operands are of half precision, and how it
+    was called where that is known."""
 
     flops: float
     bytes: float
     half: bool = False
+    call: Call | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,7 @@ def _work(func: Any, args: Any, kwargs: Any, out: Any, before: list[Tensor], aft
         size = sum(_bytes(x) for x in before) + sum(_bytes(x) for x in _changed(func, args))
     else:
         size = sum(_bytes(x) for x in before) + sum(_bytes(x) for x in after)
-    return Work(flops, size, any(x.dtype in HALVES for x in before))
+    return Work(flops, size, any(x.dtype in HALVES for x in before), call_of(func, args, kwargs))
 
 
 def _changed(func: Any, args: Any) -> list[Tensor]:

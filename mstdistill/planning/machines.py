@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from ..config import OptimSettings
 from ..engine.optimizer import build_optimizer
 from ..errors import ConfigError, nearest
 from .ledger import Ledger
+from .timing import Timer
 
 GPU_FLOPS_EFFICIENCY = 0.5
 GPU_BANDWIDTH_EFFICIENCY = 0.75
@@ -48,6 +49,7 @@ class Machine:
         flops_efficiency, bandwidth_efficiency: the part of the peaks that is counted on; assumptions.
         per_operator: seconds that starting an operator takes.
         context: bytes that a process takes before it computes anything.
+        timer: of operators, where this is the machine itself.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Machine:
     bandwidth_efficiency: float = GPU_BANDWIDTH_EFFICIENCY
     per_operator: float = GPU_SECONDS_PER_OPERATOR
     context: float = CONTEXT_BYTES
+    timer: Timer | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_cpu(self) -> bool:
@@ -136,7 +139,7 @@ def find_machine(name: str, processes: int = 1) -> Machine:
 
 def probe_cpu(processes: int = 1) -> Machine:
     """This machine's CPU, measured in a fraction of a second: a matrix product, a copy, and a step of next to nothing,
-    which is all starts of operators: Python, dispatcher and autograd."""
+    which is all starts of operators. The operators of a plan are timed when it asks for them."""
     size = 768
     a, b, out = torch.rand(size, size), torch.rand(size, size), torch.empty(size, size)
     flops = 2 * size**3 / _best(lambda: torch.mm(a, b, out=out), 8)
@@ -153,13 +156,17 @@ def probe_cpu(processes: int = 1) -> Machine:
     step()
     with Ledger() as ledger:
         step()
-    per_operator = _best(step, 8) / len(ledger.phases["forward"].works)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     share = 1.0 / processes
+    works, timer = ledger.phases["forward"].works, Timer(share=share)
+    alone = sum(timer.seconds(work.call, 0.0) for work in works) * share
+    # what a step takes beside its operators: Python and autograd
+    per_operator = max(0.0, _best(step, 8) - alone) / len(works)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine(
         "cpu", f"this CPU ({torch.get_num_threads()} threads), measured", flops * share, flops * share, flops * share,
         flops * share, memory * share, bandwidth * share, bandwidth * share, bandwidth * share, 1.25 * _GB,
         flops_efficiency=CPU_FLOPS_EFFICIENCY, bandwidth_efficiency=1.0, per_operator=per_operator, context=0.0,
+        timer=timer,
     )  # fmt: skip
 
 

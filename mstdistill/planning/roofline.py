@@ -18,10 +18,14 @@ from .profile import StageProfile, Table
 
 
 def kernel_seconds(works: Sequence[Work], machine: Machine, precision: str, tf32: bool) -> float:
-    """Seconds of kernels one after the other."""
+    """Seconds of kernels one after the other; on this CPU as they were timed, where they were."""
     full, half = machine.rate(None, tf32), machine.rate("fp16" if precision == "fp16" else "bf16", tf32)
     reads = machine.reads
-    busy = sum(max(work.flops / (half if work.half else full), work.bytes / reads) for work in works)
+    expected = [max(work.flops / (half if work.half else full), work.bytes / reads) for work in works]
+    if machine.timer is None:
+        busy = sum(expected)
+    else:
+        busy = sum(machine.timer.seconds(work.call, one) for work, one in zip(works, expected, strict=True))
     return busy + len(works) * machine.per_operator
 
 
