@@ -26,7 +26,7 @@ BEGIN, END = "<!-- table: scripts/compatibility.py -->", "<!-- end of the table 
 def versions() -> dict[str, str]:
     """Of what depends on torch: a version, "not installed", or "doesn't load"."""
     found = {"python": platform.python_version()}
-    for name in ("torch", "triton", "torchaudio", "torchvision", "accelerate", "deepspeed", "transformers"):
+    for name in ("torch", "triton", "numpy", "torchaudio", "torchvision", "accelerate", "deepspeed", "transformers"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

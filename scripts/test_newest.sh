@@ -19,6 +19,10 @@ if [ "$(cat "$place/installed" 2> /dev/null)" != "$wanted" ]; then
     done
     "$place/bin/python" -c "import torchvision" 2> /dev/null ||
         "$place/bin/pip" uninstall --quiet --yes torchvision timm
+    # the interpreter of Triton 3.6, which the tests alone use, doesn't take a newer NumPy
+    case "$("$place/bin/pip" show triton 2> /dev/null | grep ^Version)" in
+        *" 3.6."*) "$place/bin/pip" install --quiet --disable-pip-version-check "numpy<2.4" ;;
+    esac
     echo "$wanted" > "$place/installed"
 fi
 export PATH="$PWD/$place/bin:$PATH" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
