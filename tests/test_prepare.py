@@ -343,3 +343,18 @@ def test_nyu_depth_names_what_is_wrong(tmp_path: Path, command: Command) -> None
     refused(command(*words), "not a readable HDF5 .mat")
     mat.unlink()
     refused(command(*words), "no nyu_depth_v2_labeled.mat")
+
+
+def test_what_a_kill_left_half_written_is_gone_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        (tmp_path / "out.partial" / "all").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out.partial" / "all" / ".data-00000-of-00001.arrow.0123abcd.tmp").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "_seal", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path / "out", plan(6, Reader()), Screen(quiet=True), 1)
+    folder = build(tmp_path / "out", plan(6, Reader()), Screen(quiet=True), 1)
+    assert not list(folder.rglob(".*"))
+    assert len(PreparedSplit(folder, "all", read_card(folder))) > 0

@@ -71,6 +71,8 @@ def _build(folder: Path, plan: Plan, screen: Watcher, workers: int | None, max_b
         _log(folder, plan, fresh, time.monotonic() - started, workers or cores(), screen)
     (partial / "binding.json").unlink(missing_ok=True)
     shutil.rmtree(partial / "shards", ignore_errors=True)
+    for left in partial.rglob(".*.tmp"):  # of a process that was killed while it wrote
+        left.unlink(missing_ok=True)
     partial.rename(folder)
     return folder
 
