@@ -7,12 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mstdistill.gpu_day.__main__ import STAGES
+from mstdistill.gpu_day.device import rehearsal
+from mstdistill.gpu_day.stage import apart
 
 ROOT = Path(__file__).parents[1]
 # What a kernel that reads beyond its data, and one that takes its process with it, look like from outside.
@@ -30,6 +35,14 @@ DIES = """
 import os, signal, sys
 if sys.orig_argv[-3:-1] == ["--alone", "benchmarks"]:
     os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+HANGS = """
+import pathlib, subprocess, sys, time
+if sys.orig_argv[-3:-1] == ["--alone", "kernels"]:
+    child = subprocess.Popen(["sleep", "60"])
+    (pathlib.Path(__file__).parent / "child").write_text(str(child.pid))
+    time.sleep(60)
 """
 
 
@@ -78,6 +91,21 @@ def test_a_failing_kernel_stops_nothing_and_what_is_good_stays(project: Path, tm
     assert "kernels: the kernels against float64, " in said
     page = (project / "benchmarks" / "results" / "rehearsal" / "page.md").read_text()
     assert page.count("| good |") == len(STAGES)
+
+
+def test_a_stage_that_hangs_ends_with_all_that_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANGS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    stage = replace(next(stage for stage in STAGES if stage.name == "kernels"), seconds=3.0, needs=())
+    found = apart(stage, replace(rehearsal(), scale=1.0), tmp_path, ["--rehearse"])
+    assert (found["ok"], found["error"]) == (False, "not done after 3 s")
+    assert json.loads((tmp_path / "kernels.json").read_text()) == found
+    child = int((tmp_path / "child").read_text())
+    for _ in range(100):
+        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.05)
+    pytest.fail("what it started lives on")
 
 
 def test_stages_fit_in_eight_minutes() -> None:

@@ -63,5 +63,5 @@ def rehearsal() -> Device:
         ("tests/kernels/test_router.py", "-k", "triton-KL-True-dtype1 and size1"),
         ("--kernel", "route", "--shape", "B=512", "--baselines", "eager"),
         ("cotrain.epochs=1", "specialise.epochs=1", "distill.epochs=1", "alone.enabled=false", "data.limit=200"),
-        {"instances": 64, "epochs": 1, "batch": 16}, False, ("bf16",), 1.0, ("MSTDISTILL_KERNELS",),
+        {"instances": 64, "epochs": 1, "batch": 16}, False, ("bf16",), 3.0, ("MSTDISTILL_KERNELS",),
     )  # fmt: skip

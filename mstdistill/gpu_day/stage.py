@@ -6,10 +6,12 @@ import hashlib
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,6 @@ from typing import Any
 from .device import Device
 
 ROOT = Path(__file__).parents[1]
-# Of a started process: what it needs to be there at all.
-_START = 20.0
 
 
 class Failed(Exception):
@@ -74,16 +74,25 @@ def apart(stage: Stage, device: Device, out: Path, words: list[str]) -> dict[str
     path.unlink(missing_ok=True)
     environment = {name: value for name, value in os.environ.items() if name not in device.unset}
     command = [sys.executable, "-m", "mstdistill.gpu_day", "--out", str(out), "--alone", stage.name, *words]
-    limit = stage.seconds * device.scale + _START
-    try:
-        code = subprocess.run(command, env={**environment, **device.environment}, timeout=limit, check=False).returncode
-        why = f"its process ended with {code}"
-    except subprocess.TimeoutExpired:
-        why = f"not done after {limit:.0f} s"
+    limit = stage.seconds * device.scale
+    code = _ended(command, {**environment, **device.environment}, limit)
+    why = f"not done after {limit:.0f} s" if code is None else f"its process ended with {code}"
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
         return found
     return _write(out, stage, {**facts, "ok": False, "error": why, "seconds": round(time.monotonic() - started, 1)})
+
+
+def _ended(command: list[str], environment: dict[str, str], limit: float) -> int | None:
+    """A process's exit code; None: it took too long. Whatever it started ends with it: it would hold the device."""
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        try:
+            return process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def done_before(stage: Stage, device: Device, out: Path) -> dict[str, Any] | None:
