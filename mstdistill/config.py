@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 from pydantic import SerializerFunctionWrapHandler as Inner
 
 from .errors import ConfigError, nearest
@@ -134,7 +134,9 @@ class MaskSettings(Settings):
 class RoutingSettings(Settings):
     """How the mixture picks teachers."""
 
-    rule: str = Field("topk-mean", description="topk-mean, topk-weighted, soft, random or fixed")
+    rule: Literal["topk-mean", "topk-weighted", "soft", "random", "fixed"] = Field(
+        "topk-mean", description="how teachers are mixed: the mean of k, or weighted; all by the router's shares; one"
+    )
     k: int = Field(1, ge=1, description="teachers per instance")
     signal: Literal["none", "distill", "task", "both"] = Field(
         "none", description="what trains the router beside the load balance"
@@ -150,7 +152,7 @@ class OptimSettings(Settings):
 
     epochs: int = Field(1, ge=0, description="passes over the training data")
     lr: float = Field(1e-4, gt=0, description="learning rate, the largest of the schedule")
-    batch_size: int | None = Field(None, ge=1, description="per process; none: the recipe's")
+    batch_size: int | None = Field(None, ge=1, description="per process; none: the recipe's batch_size")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="sgd has a momentum of 0.9")
     weight_decay: float = Field(0.0, ge=0, description="the optimiser's own")
     schedule: Literal["constant", "cosine"] = Field(
@@ -216,7 +218,7 @@ class AloneSettings(Settings):
     """The comparison: the student without teachers, with as many epochs in all and the same selection."""
 
     enabled: bool = Field(True, description="train it too, for the final table")
-    epochs: int | None = Field(None, ge=1, description="none: cotrain.epochs + distill.epochs")
+    epochs: int | None = Field(None, ge=1, description="of the student alone; none: cotrain.epochs + distill.epochs")
 
 
 class StepDecay(Settings):
@@ -242,9 +244,13 @@ class BaselineSettings(Settings):
 class RunSettings(Settings):
     """Everything that may change between two starts of one run."""
 
-    trackers: list[str] = Field(default_factory=lambda: ["tensorboard"], description="none: []")
+    trackers: list[str] = Field(
+        default_factory=lambda: ["tensorboard"], description="where figures go (Accelerate's names); []: nowhere"
+    )
     checkpoint_seconds: float = Field(20.0, ge=0, description="least time between checkpoints, taken at epochs' ends")
-    checkpoint_steps: int | None = Field(None, ge=1, description="also within an epoch, every so many steps")
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="a checkpoint within an epoch too, every so many steps"
+    )
     keep_checkpoints: int = Field(2, ge=1, description="of a stage; older ones are deleted")
     resident_gb: float = Field(4.0, ge=0, description="training data up to this size stay on the GPU; 0: never")
     cuda_graph: bool = Field(False, description="record stage 3's step once and replay it (one GPU, adam or adamw)")
@@ -283,6 +289,11 @@ class Recipe(Settings):
     alone: AloneSettings = AloneSettings()
     baseline: BaselineSettings = BaselineSettings()
     run: RunSettings = RunSettings()
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _a_word(cls, value: Any) -> Any:
+        return "no" if value is False else value  # as YAML reads a bare no
 
     @property
     def pairing(self) -> Pairing:
