@@ -135,7 +135,7 @@ class RoutingSettings(Settings):
     """How the mixture picks teachers."""
 
     rule: Literal["topk-mean", "topk-weighted", "soft", "random", "fixed"] = Field(
-        "topk-mean", description="how teachers are mixed: the mean of k, or weighted; all by the router's shares; one"
+        "topk-mean", description="who teaches an instance: the k best, evenly or weighted; all, weighted; k drawn; one"
     )
     k: int = Field(1, ge=1, description="teachers per instance")
     signal: Literal["none", "distill", "task", "both"] = Field(

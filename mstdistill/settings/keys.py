@@ -125,7 +125,7 @@ def _walk(model: type[Settings], place: _Place) -> Iterator[Setting]:
             continue
         section = place.section
         if entries is not None and not place.prefix:
-            section = f"{key}: {_first_line(entries[1])}"
+            section = f"{place.suite * 'suite, '}{key}: {_first_line(entries[1])}"
         required, choices = values is None and field.is_required(), names_of(name, field.annotation)
         yield Setting(
             key, one_line(field), _takes(field, choices), None if required else default, required, choices,

@@ -42,7 +42,8 @@ def find(word: str | None) -> list[Setting]:
     if not found:
         keys = [one.key for one in settings()]
         words = {part.strip(".,;:()'") for one in settings() for part in one.about.lower().split()}
-        near = nearest(key, [*keys, *(last.rpartition(".")[2] for last in keys), *(w for w in words if len(w) > 3)])
+        words |= {last.rpartition(".")[2] for last in keys}
+        near = nearest(key, {*keys, *(one for one in words if len(one) > 3)})
         raise ConfigError(f"no setting has {word!r} in its key or description; {near}")
     return found
 
