@@ -1,4 +1,4 @@
-"""Every setting is explained: lists, recipes to start from, the schema, the page and completion say what the models say."""
+"""Every setting is explained: lists, new recipes, the schema, the page and completion say what the models say."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from mstdistill import config
-from mstdistill.config import Recipe, Settings
+from mstdistill.config import CacheSettings, Recipe, RoutingSettings, Settings
 from mstdistill.routing import RULES
 from mstdistill.settings.changes import changes, setting_of
 from mstdistill.settings.keys import ANY, one_line, settings
@@ -85,7 +85,7 @@ def test_a_recipe_is_its_changes(name: str, tmp_path: Path) -> None:
 def test_a_word_finds_settings(command: Command) -> None:
     code, out, _ = command("settings", "routing")
     assert code == 0
-    for key in ("routing.rule = topk-mean", "routing.k = 1", "distill.weights.balance"):
+    for key in ("routing.rule = topk-mean", "routing.k = 1", "routing.signal = none"):
         assert key in out
     assert "soft (av-digits)" in out
     assert "seed" not in command("settings", "models.image.student.hf=x")[1]
@@ -211,7 +211,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize(("words", "offered"), [
     (("train", "av-d"), ["av-digits"]),
-    (("train", "av-digits", "rout"), ["routing.rule=", "routing.k=", "routing.signal=", "routing.balance=", "routing.fixed="]),
+    (("train", "av-digits", "rout"), [f"routing.{name}=" for name in RoutingSettings.model_fields]),
     (("train", "av-digits", "routing.rule", "=", "topk-w"), ["topk-weighted"]),
     (("train", "av-digits", "target", "="), ["image", "audio"]),
     (("train", "av-digits", "seed", "=", "3", "models.audio.student.h"),
@@ -219,7 +219,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (("train", "mine"), ["mine.yaml"]),
     (("prepare", "rav"), ["ravdess"]),
     (("reproduce", "av-digits-a"), ["av-digits-ablation"]),
-    (("settings", "distill.c"), [f"distill.cache.{name}" for name in ("mode", "dtype", "budget_gb", "resident_gb")]),
+    (("settings", "distill.ca"), [f"distill.cache.{name}" for name in CacheSettings.model_fields]),
 ])  # fmt: skip
 def test_bash_completes(words: tuple[str, ...], offered: list[str], installed: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("task: av-digits\n")
