@@ -22,7 +22,7 @@ def changes() -> dict[str, dict[str, tuple[Any, ...]]]:
         _note(found, name, _values(config.load(name), ""), defaults)
     for name, content in PRESETS.items():
         _note(found, f"preset {name}", _written(content, ""), defaults)
-    return found
+    return {key: found[key] for key in defaults if key in found}
 
 
 def setting_of(key: str) -> Setting | None:

@@ -140,7 +140,7 @@ def _single(field: FieldInfo) -> bool:
 
 
 def _first_line(model: type[Settings]) -> str:
-    return (model.__doc__ or "").strip().splitlines()[0]
+    return (model.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
 
 def _takes(field: FieldInfo, choices: tuple[str, ...]) -> str:
