@@ -16,6 +16,8 @@ from torch import Tensor
 
 MODES = ("auto", "triton", "torch")
 MIN_TRITON = (3, 6)
+# Looked up at each call; to look for what isn't there costs 7 us, a thirtieth of a small batch's routing.
+os.environ.setdefault("MSTDISTILL_KERNELS", "auto")
 
 
 @lru_cache(maxsize=1)
@@ -79,11 +81,14 @@ def use_triton(*tensors: Tensor | None) -> bool:
         ValueError: an unknown mode, tensors on several devices, or Triton asked for where it can't run.
     """
     mode, missing = _mode()
-    device = next(x.device for x in tensors if x is not None)
+    device = None
     for x in tensors:
-        if x is not None and x.device != device:
-            raise ValueError(f"tensors on {device} and {x.device}: all must be on one device")
-    if mode == "torch":
+        if x is not None:
+            if device is None:
+                device = x.device
+            elif x.device != device:
+                raise ValueError(f"tensors on {device} and {x.device}: all must be on one device")
+    if device is None or mode == "torch" or (mode == "auto" and device.type == "cpu"):
         return False
     why = missing
     if not why and device.type == "cuda":
@@ -97,7 +102,7 @@ def use_triton(*tensors: Tensor | None) -> bool:
 
 def plain_cpu(x: Tensor) -> bool:
     """Whether a tensor is on a CPU and not being compiled; it may be a fake one, of a plan."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and (fake(x) or type(x) in _REAL)
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and (type(x) in _REAL or fake(x))
 
 
 def truth(flag: Tensor, planned: bool) -> bool:

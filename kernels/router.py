@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .constants import BALANCES, LOWEST
+from .cpu import router as cpu
 from .launch import check_floating, plain_cpu, use_triton, wide
 
 MAX_K = 16
@@ -69,8 +70,6 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     if not 1 <= k <= num_teachers:
         raise ValueError(f"k={k}: must be between 1 and the number of teachers, {num_teachers}")
     if plain_cpu(scores):
-        from .cpu import router as cpu
-
         return cpu.top_k(scores.detach(), k)
     if k == 1:  # the first of the largest, as argmax promises
         return scores.detach().argmax(dim=-1, keepdim=True)
@@ -136,8 +135,6 @@ def route(logits: Tensor, k: int, weight: Tensor | None = None, balance: str = "
 
 
 def _on_cpu(logits: Tensor, k: int, weight: Tensor | None, balance: str) -> Routing:
-    from .cpu import router as cpu
-
     acc = wide(logits.dtype)
     weight = None if weight is None else weight.to(acc)
     log_probs, log_sums, loss, indices = cpu.route(

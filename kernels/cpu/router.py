@@ -36,15 +36,18 @@ def route(logits: Tensor, weight: Tensor | None, balance: str, k: int) -> tuple[
 def _route_small(
     logits: Tensor, weight: Tensor | None, balance: str, k: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """None where a teacher is starved, a number isn't finite, or nothing counts."""
+    """None where a teacher is starved anywhere, a number isn't finite, or nothing counts.
+
+    Logarithms of probabilities, which above `_STARVED` lose nothing that counts: one table less for the backward.
+    """
     few = in_columns(*logits.shape)
-    log_probs = _log_probabilities(logits, few)
-    _, sums = _sums(log_probs, weight, few)
-    if not fake(sums):
-        values = sums.tolist()
-        if not (min(values) > _STARVED and sum(values) < math.inf):  # or NaN, which a sum keeps
-            return None
-    log_sums = sums.log()
+    probs = (logits.t() if few else logits).softmax(dim=0 if few else 1)
+    if not fake(probs) and not probs.amin().item() > _STARVED:  # or NaN
+        return None
+    sums = _weighted(probs, weight, few)
+    if weight is not None and not truth(torch.isfinite(sums.log().sum()), True):
+        return None
+    log_probs, log_sums = probs.log(), sums.log()
     if balance:
         total = float(logits.shape[0]) if weight is None else weight.sum()
         loss, _ = _balance(log_sums, total, balance)
@@ -62,9 +65,14 @@ def _log_probabilities(logits: Tensor, few: bool) -> Tensor:
 def _sums(log_probs: Tensor, weight: Tensor | None, few: bool) -> tuple[Tensor, Tensor]:
     """Probabilities, and their weighted sums [M]."""
     probs = log_probs.exp()
+    return probs, _weighted(probs, weight, few)
+
+
+def _weighted(probs: Tensor, weight: Tensor | None, few: bool) -> Tensor:
+    """[M] sums over the instances."""
     if weight is not None:
-        return probs, probs @ weight if few else weight @ probs
-    return probs, probs.sum(dim=1 if few else 0)
+        return probs @ weight if few else weight @ probs
+    return probs.sum(dim=1 if few else 0)
 
 
 class Route(torch.autograd.Function):
