@@ -12,6 +12,8 @@ import typer
 from .data.options import OUT
 from .errors import ConfigError, DataError, LostProcess, MstdistillError, nearest
 from .prepare_command import PrepareCommand, parse
+from .settings import commands, complete
+from .settings.arguments import Overrides, Preset, Recipe
 
 HELP = """Cross-modal knowledge distillation with a mixture of specialised teachers.
 
@@ -34,10 +36,10 @@ app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="a shipped recipe (see: mstdistill tasks) or a YAML file")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="settings, as key=value")] = None,
+    recipe: Recipe,
+    overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="run folder; the same one continues a run")] = None,
-    preset: Annotated[list[str] | None, typer.Option(help="'released': the paper's released settings")] = None,
+    preset: Preset = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="delete what the run folder holds and start anew")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the resolved recipe and stop")] = False,
 ) -> None:
@@ -68,12 +70,12 @@ def train(
 
 @app.command()
 def plan(
-    recipe: Annotated[str, typer.Argument(help="a shipped recipe (see: mstdistill tasks) or a YAML file")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="settings, as key=value")] = None,
+    recipe: Recipe,
+    overrides: Overrides = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs of a node")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="machines")] = 1,
     gpu: Annotated[str, typer.Option(help="h100, h200, a100, b200, mi300x, l40s, ..., or cpu: this one")] = "h100",
-    preset: Annotated[list[str] | None, typer.Option(help="'released': the paper's released settings")] = None,
+    preset: Preset = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write every figure there")] = None,
 ) -> None:
     """Predict memory, time and communication of each stage, and say how to launch it; needs neither data nor GPU.
@@ -152,7 +154,10 @@ def evaluate(
 def prepare(
     context: typer.Context,
     task: Annotated[
-        str | None, typer.Argument(help="see above; the options after it are its own", show_default=False)
+        str | None,
+        typer.Argument(
+            help="see above; the options after it are its own", show_default=False, autocompletion=complete.preparable
+        ),
     ] = None,
     out: Annotated[str | None, typer.Option(help="folder of the prepared data; none: the task's own place")] = None,
 ) -> None:
@@ -201,7 +206,7 @@ def prepare(
 
 @app.command()
 def reproduce(
-    suite: Annotated[str, typer.Argument(help="a shipped suite or a YAML file")],
+    suite: Annotated[str, typer.Argument(help="a shipped suite or a YAML file", autocompletion=complete.suites)],
     overrides: Annotated[list[str] | None, typer.Argument(help="settings of every cell, or seeds=[0,1]")] = None,
     out: Annotated[Path | None, typer.Option(help="folder that all workers share")] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes on this machine")] = 1,
@@ -358,7 +363,9 @@ def tasks() -> None:
 
 @app.command()
 def taps(
-    model: Annotated[str | None, typer.Argument(help="a backbone's name (see: mstdistill tasks)")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="a backbone's name (see: mstdistill tasks)", autocompletion=complete.backbones)
+    ] = None,
     hf: Annotated[str | None, typer.Option(help="instead: a Hugging Face model, hub id or folder")] = None,
     num_classes: Annotated[int, typer.Option(min=2, help="of the heads that are new")] = 10,
     recipe: Annotated[bool, typer.Option("--recipe", help="also print lines for a recipe")] = False,
@@ -423,7 +430,9 @@ def export(
 @app.command("import")
 def import_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="a state dict saved by torch")],
-    backbone: Annotated[str, typer.Option(help="whose weights these are (see: mstdistill tasks)")],
+    backbone: Annotated[
+        str, typer.Option(help="whose weights these are (see: mstdistill tasks)", autocompletion=complete.backbones)
+    ],
     out: Annotated[Path, typer.Option(help="where they go: a new .safetensors file")],
     num_classes: Annotated[int | None, typer.Option(min=1, help="none: as many as the weights have")] = None,
     option: Annotated[list[str] | None, typer.Option(help="of the backbone, as key=value; may be repeated")] = None,
@@ -448,9 +457,15 @@ def import_checkpoint(
                  f"{turned}; in a recipe:  weights: {out}")  # fmt: skip
 
 
+for command in (commands.settings, commands.new, commands.completion):
+    app.command()(command)
+
+
 def main() -> None:
     """Entry point: one line for a user's mistake, exit code 2; 130 after Ctrl-C, 0 where a scheduler asked for the
     stop, 75 where another process was lost."""
+    if complete.ASKED in os.environ:
+        complete.prepare_answer()
     try:
         app()
     except LostProcess as error:

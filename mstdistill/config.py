@@ -1,21 +1,22 @@
 """Recipes: typed, validated, overridable. One truth for names, types, defaults and help.
 
-A recipe is YAML; `load` merges a shipped recipe or a file with presets and `key=value` overrides, and checks every key.
+A recipe is YAML; `load` merges a shipped recipe or a file with presets and `key=value` overrides (recipe_files.py), and
+checks every key. Descriptions are shown by `mstdistill settings`, in recipes that `new` writes, and by editors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 from pydantic import SerializerFunctionWrapHandler as Inner
 
 from .errors import ConfigError, nearest
-from .presets import BASELINE_PRESETS
+from .presets import PRESETS as PRESETS
+from .recipe_files import content_of
+from .recipe_files import recipe_names as recipe_names
 
 
 class Settings(BaseModel):
@@ -75,7 +76,9 @@ class ModelSettings(Settings):
     )
     weights: str | None = Field(None, description="ready-trained weights: .safetensors, or a plain .pth state dict")
     processor: str | None = Field(None, description="hf: hub id or folder of its processor; none: the model's own")
-    head: Literal["auto", "classification", "pooled", "two-tower"] = "auto"
+    head: Literal["auto", "classification", "pooled", "two-tower"] = Field(
+        "auto", description="hf: from features to classes; auto: by what the model is"
+    )
     pretrained: bool = Field(True, description="hf: false: the architecture alone, with random weights")
     revision: str | None = Field(None, description="hf: branch, tag or commit on the hub")
     trust_remote_code: bool = Field(False, description="hf: run the code that comes with the model")
@@ -100,24 +103,26 @@ class ModelSettings(Settings):
 class TeacherSettings(ModelSettings):
     """A teacher: what it sees, where its masks sit."""
 
-    name: str
-    modalities: list[str] = Field(min_length=1)
-    taps: list[str] = Field(default_factory=list)
+    name: str = Field(description="as tables and baseline.teacher call it")
+    modalities: list[str] = Field(min_length=1, description="what it sees, in the order of its inputs")
+    taps: list[str] = Field(
+        default_factory=list, description="submodules whose features get masks, one specialised teacher each"
+    )
     frozen: bool = Field(False, description="ready-trained: stage 1 uses it as a reference and leaves it as it is")
 
 
 class Pairing(Settings):
     """The networks for one target modality."""
 
-    student: ModelSettings
-    teachers: list[TeacherSettings] = Field(min_length=1)
+    student: ModelSettings = Field(description="the network that is trained to be used; it sees the target alone")
+    teachers: list[TeacherSettings] = Field(min_length=1, description="the networks that it learns from")
 
 
 class MaskSettings(Settings):
     """The mask modules."""
 
     enabled: bool = Field(True, description="false: the unmasked teachers form the mixture")
-    heads: int = Field(3, ge=1)
+    heads: int = Field(3, ge=1, description="of the mask's attention")
     hidden_dim_factor: int = Field(2, ge=1, description="hidden width = d // (factor * heads) * heads")
     hidden: int | None = Field(None, ge=1, description="hidden width, instead of the factor")
     max_parameters: int | None = Field(None, ge=1, description="budget a mask: the hidden width shrinks to fit")
@@ -129,42 +134,48 @@ class MaskSettings(Settings):
 class RoutingSettings(Settings):
     """How the mixture picks teachers."""
 
-    rule: str = Field("topk-mean", description="topk-mean, topk-weighted, soft, random or fixed")
+    rule: Literal["topk-mean", "topk-weighted", "soft", "random", "fixed"] = Field(
+        "topk-mean", description="who teaches an instance: the k best, evenly or weighted; all, weighted; k drawn; one"
+    )
     k: int = Field(1, ge=1, description="teachers per instance")
     signal: Literal["none", "distill", "task", "both"] = Field(
         "none", description="what trains the router beside the load balance"
     )
-    balance: Literal["KL", "CV"] = "KL"
+    balance: Literal["KL", "CV"] = Field(
+        "KL", description="the load balance: divergence from even use of the teachers, or their use's variation"
+    )
     fixed: int = Field(0, ge=0, description="the teacher of rule fixed")
 
 
 class OptimSettings(Settings):
     """How a stage learns."""
 
-    epochs: int = Field(1, ge=0)
-    lr: float = Field(1e-4, gt=0)
-    batch_size: int | None = Field(None, ge=1, description="per process; none: the recipe's")
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    weight_decay: float = Field(0.0, ge=0)
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
+    epochs: int = Field(1, ge=0, description="passes over the training data")
+    lr: float = Field(1e-4, gt=0, description="learning rate, the largest of the schedule")
+    batch_size: int | None = Field(None, ge=1, description="per process; none: the recipe's batch_size")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="sgd has a momentum of 0.9")
+    weight_decay: float = Field(0.0, ge=0, description="the optimiser's own")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="of the learning rate; cosine: down to zero over the stage"
+    )
+    warmup_steps: int = Field(0, ge=0, description="optimiser steps in which the rate rises from zero")
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm")
 
 
 class Decay(Settings):
     """A loss weight times `factor` after epochs 0, every, 2*every, ... (quirk 5)."""
 
-    factor: float = Field(1.0, gt=0)
-    every: int = Field(1, ge=1)
+    factor: float = Field(1.0, gt=0, description="what the weight is multiplied by; 1: it stays")
+    every: int = Field(1, ge=1, description="epochs between two such steps")
     first: bool = Field(True, description="also after the very first epoch, as the released code does")
 
 
 class LossWeights(Settings):
     """Weights of the stage-3 objective and their decays."""
 
-    task: float = Field(1.0, ge=0)
-    kd: float = Field(1.0, ge=0)
-    balance: float = Field(1.0, ge=0)
+    task: float = Field(1.0, ge=0, description="of the labels")
+    kd: float = Field(1.0, ge=0, description="of the distillation from the mixture of teachers")
+    balance: float = Field(1.0, ge=0, description="of the router's load balance")
     router: float = Field(1.0, ge=0, description="of the router's task signal")
     kd_decay: Decay = Decay(factor=0.5, every=30)
     balance_decay: Decay = Decay(factor=0.9, every=10)
@@ -173,8 +184,12 @@ class LossWeights(Settings):
 class CacheSettings(Settings):
     """The cache of teacher logits."""
 
-    mode: Literal["auto", "always", "never"] = "auto"
-    dtype: Literal["auto", "float16", "bfloat16", "float32", "float64"] = "auto"
+    mode: Literal["auto", "always", "never"] = Field(
+        "auto", description="keep the logits of teachers that no longer learn; auto: where they fit budget_gb"
+    )
+    dtype: Literal["auto", "float16", "bfloat16", "float32", "float64"] = Field(
+        "auto", description="of the logits on disk; auto: their own, or float16 where that alone fits"
+    )
     budget_gb: float = Field(20.0, gt=0, description="largest cache on disk; beyond it teachers run live")
     resident_gb: float = Field(8.0, ge=0, description="a cache up to this size is held in a GPU's memory")
 
@@ -194,7 +209,7 @@ class SpecialiseSettings(OptimSettings):
 class DistillSettings(OptimSettings):
     """Stage 3."""
 
-    epochs: int = Field(100, ge=0)
+    epochs: int = Field(100, ge=0, description="passes over the training data")
     weights: LossWeights = LossWeights()
     cache: CacheSettings = CacheSettings()
 
@@ -202,15 +217,15 @@ class DistillSettings(OptimSettings):
 class AloneSettings(Settings):
     """The comparison: the student without teachers, with as many epochs in all and the same selection."""
 
-    enabled: bool = True
-    epochs: int | None = Field(None, ge=1, description="none: cotrain.epochs + distill.epochs")
+    enabled: bool = Field(True, description="train it too, for the final table")
+    epochs: int | None = Field(None, ge=1, description="of the student alone; none: cotrain.epochs + distill.epochs")
 
 
 class StepDecay(Settings):
     """A weight times `factor` after every `every` epochs."""
 
-    factor: float = Field(1.0, gt=0)
-    every: int = Field(1, ge=1)
+    factor: float = Field(1.0, gt=0, description="what the weight is multiplied by; 1: it stays")
+    every: int = Field(1, ge=1, description="epochs between two such steps")
 
 
 class BaselineSettings(Settings):
@@ -229,37 +244,43 @@ class BaselineSettings(Settings):
 class RunSettings(Settings):
     """Everything that may change between two starts of one run."""
 
-    trackers: list[str] = Field(default_factory=lambda: ["tensorboard"], description="none: []")
+    trackers: list[str] = Field(
+        default_factory=lambda: ["tensorboard"], description="where figures go (Accelerate's names); []: nowhere"
+    )
     checkpoint_seconds: float = Field(20.0, ge=0, description="least time between checkpoints, taken at epochs' ends")
-    checkpoint_steps: int | None = Field(None, ge=1, description="also within an epoch, every so many steps")
-    keep_checkpoints: int = Field(2, ge=1)
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="a checkpoint within an epoch too, every so many steps"
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="of a stage; older ones are deleted")
     resident_gb: float = Field(4.0, ge=0, description="training data up to this size stay on the GPU; 0: never")
     cuda_graph: bool = Field(False, description="record stage 3's step once and replay it (one GPU, adam or adamw)")
     timeout_seconds: float = Field(
         1800.0, gt=0, description="so long a process waits for the others, then they are lost"
     )
     log_every: int = Field(50, ge=1, description="steps between looks at the running losses")
-    stop_after: Literal["cotrain", "specialise", "distill"] | None = None
+    stop_after: Literal["cotrain", "specialise", "distill"] | None = Field(
+        None, description="end the run after this stage; the same command without it goes on"
+    )
 
 
 class Recipe(Settings):
     """A whole experiment."""
 
-    task: str
+    task: str = Field(description="whose data (see: mstdistill tasks); own: a user's own")
     target: str = Field(description="the modality that the student sees")
-    method: str = "mst"
-    seed: int = Field(0, ge=0)
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    method: str = Field("mst", description="mst: the three stages; or one of the comparison (docs/baselines.md)")
+    seed: int = Field(0, ge=0, description="of the first weights, the order of the data and all else that is drawn")
+    precision: Literal["no", "bf16", "fp16"] = Field("no", description="half precision in training; no: float32")
     batch_size: int = Field(64, ge=1, description="per process and micro-batch")
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step")
-    temperature: float = Field(4.0, gt=0)
+    temperature: float = Field(4.0, gt=0, description="that softens student's and teachers' logits in distillation")
     tf32: bool = Field(True, description="matrix products of float32 in TF32 on a GPU; false: strict float32")
     channels_last: bool = Field(False, description="convolutions in channels-last memory: the same sums, often faster")
     validation_mean: Literal["instances", "batches"] = Field(
         "instances", description="batches: the mean of the batch means, as the released code selects (quirk 7)"
     )
     data: DataSettings = DataSettings()
-    models: dict[str, Pairing] = Field(default_factory=dict)
+    models: dict[str, Pairing] = Field(default_factory=dict, description="target -> the networks that train for it")
     mask: MaskSettings = MaskSettings()
     routing: RoutingSettings = RoutingSettings()
     cotrain: CotrainSettings = CotrainSettings()
@@ -268,6 +289,11 @@ class Recipe(Settings):
     alone: AloneSettings = AloneSettings()
     baseline: BaselineSettings = BaselineSettings()
     run: RunSettings = RunSettings()
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _a_word(cls, value: Any) -> Any:
+        return "no" if value is False else value  # as YAML reads a bare no
 
     @property
     def pairing(self) -> Pairing:
@@ -289,29 +315,6 @@ class Recipe(Settings):
         return content
 
 
-def recipe_names() -> list[str]:
-    """The recipes that ship with the package."""
-    return sorted(
-        path.name[:-5] for path in resources.files("mstdistill.recipes").iterdir() if path.name.endswith(".yaml")
-    )
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "released": {
-        "mask": {"mode": "cumulative"},
-        "routing": {"rule": "topk-mean", "k": 1, "signal": "none", "balance": "KL"},
-        "cotrain": {"epochs": 1, "select": "last"},
-        "specialise": {"epochs": 1},
-        "distill": {"epochs": 100, "weights": {
-            "task": 1.0, "kd": 1.0, "balance": 1.0,
-            "kd_decay": {"factor": 0.5, "every": 30}, "balance_decay": {"factor": 0.9, "every": 10},
-        }},
-        "validation_mean": "batches",
-    },
-    **BASELINE_PRESETS,
-}  # fmt: skip
-
-
 def load(source: str, overrides: Sequence[str] = (), presets: Sequence[str] = ()) -> Recipe:
     """A recipe from a shipped name or a YAML file, with presets and overrides on top.
 
@@ -322,21 +325,7 @@ def load(source: str, overrides: Sequence[str] = (), presets: Sequence[str] = ()
     Raises:
         ConfigError: unknown recipe, preset or key, or a value of the wrong kind.
     """
-    content = _read(source)
-    for preset in presets:
-        if preset not in PRESETS:
-            raise ConfigError(f"unknown preset {preset!r}; {nearest(preset, PRESETS)}")
-        content = _merge(content, PRESETS[preset])
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"override {override!r}: write key=value, for example distill.epochs=20")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"override {override!r}: {value!r} is not valid YAML") from None
-        content = _merge(content, _nested(key.strip().split("."), parsed))
-    return parse(content, source)
+    return parse(content_of(source, overrides, presets), source)
 
 
 def parse(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
@@ -350,38 +339,6 @@ def parse(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-
-
-def _read(source: str) -> dict[str, Any]:
-    path = Path(source)
-    if source in recipe_names():
-        text = resources.files("mstdistill.recipes").joinpath(f"{source}.yaml").read_text()
-    elif path.suffix in (".yaml", ".yml"):
-        try:
-            text = path.read_text()
-        except OSError as error:
-            raise ConfigError(f"{source}: can't be read ({error.strerror})") from None
-    else:
-        raise ConfigError(f"unknown task or recipe {source!r}; {nearest(source, recipe_names())}")
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{source}: a recipe is a mapping of settings")
-    return content
-
-
-def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
-    return {keys[0]: value if len(keys) == 1 else _nested(keys[1:], value)}
-
-
-def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,5 +1,5 @@
-"""Presets of the comparison: what the released comparison runs, over any recipe. One name for most methods, and one
-each for those with settings of their own."""
+"""Presets: the paper's released settings, and what the released comparison runs, over any recipe. Of the comparison one
+name for most methods, and one each for those with settings of their own."""
 
 from __future__ import annotations
 
@@ -24,11 +24,22 @@ def _released(
     }
 
 
-BASELINE_PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
+    "released": {
+        "mask": {"mode": "cumulative"},
+        "routing": {"rule": "topk-mean", "k": 1, "signal": "none", "balance": "KL"},
+        "cotrain": {"epochs": 1, "select": "last"},
+        "specialise": {"epochs": 1},
+        "distill": {"epochs": 100, "weights": {
+            "task": 1.0, "kd": 1.0, "balance": 1.0,
+            "kd_decay": {"factor": 0.5, "every": 30}, "balance_decay": {"factor": 0.9, "every": 10},
+        }},
+        "validation_mean": "batches",
+    },
     "released-baseline": _released(),
     "released-fitnets": _released(method="fitnets", options={"hint_epochs": 100, "hint_lr": 1e-3}),
     "released-c2kd": _released(method="c2kd", distill={"optimizer": "sgd", "lr": 1e-2}),
     "released-mgdfr": _released(
         method="mgdfr", options={"joint_epochs": 100, "joint_lr": 1e-3, "joint_optimizer": "sgd"}
     ),
-}
+}  # fmt: skip

@@ -20,7 +20,7 @@ from pathlib import Path
 COMMANDS = (
     ("--help",), ("tasks",), ("prepare", "av-mnist", "--help"), ("train", "av-digits", "--dry-run"),
     ("train", "av-digits", "sed=3"), ("train", "av-digits", "method=mst2"), ("taps", "CNN-J"), ("report", "nowhere"),
-    ("check", "nowhere"),
+    ("check", "nowhere"), ("settings",), ("settings", "epochs"),
 )  # fmt: skip
 REFUSED = ("sed=3", "method=mst2", "CNN-J", "nowhere")
 # Ends the process after the first optimiser step.

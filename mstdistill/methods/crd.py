@@ -157,7 +157,7 @@ class Crd(Baseline):
         negatives: int = Field(4096, ge=1, description="per instance")
         temperature: float = Field(0.07, gt=0, description="of the scores")
         momentum: float = Field(0.5, ge=0, lt=1, description="of the memories")
-        eps: float = Field(1e-7, gt=0)
+        eps: float = Field(1e-7, gt=0, description="added to the denominators")
 
     name = "crd"
     not_dense = "it draws negatives from other classes, and an instance of a dense task has many"

@@ -41,7 +41,7 @@ class Mlld(Baseline):
     """Multi-level logits; classification."""
 
     class Options(Settings):
-        temperatures: list[float] = Field([2.0, 3.0, 4.0, 5.0, 6.0], min_length=1)
+        temperatures: list[float] = Field([2.0, 3.0, 4.0, 5.0, 6.0], min_length=1, description="each counts the same")
 
     name = "mlld"
     not_dense = "it relates all instances of a batch to each other, and pixels are too many for that"

@@ -28,8 +28,8 @@ SAVED = "suite.json"
 class SuiteTask(Settings):
     """A recipe and the students to train on it."""
 
-    recipe: str
-    targets: list[str] = Field(min_length=1)
+    recipe: str = Field(description="a shipped recipe or a YAML file")
+    targets: list[str] = Field(min_length=1, description="the modalities whose students are compared")
     overrides: list[str] = Field(default_factory=list, description="key=value, for this task only")
 
 
@@ -37,19 +37,19 @@ class SuiteMethod(Settings):
     """A column of the comparison."""
 
     name: str = Field(description="as the tables call it")
-    method: str = "mst"
-    presets: list[str] = Field(default_factory=list)
-    overrides: list[str] = Field(default_factory=list)
+    method: str = Field("mst", description="as the setting of a recipe")
+    presets: list[str] = Field(default_factory=list, description="over the task's recipe, for this method only")
+    overrides: list[str] = Field(default_factory=list, description="key=value, for this method only")
 
 
 class Suite(Settings):
     """A comparison."""
 
-    name: str
-    about: str = ""
-    tasks: list[SuiteTask] = Field(min_length=1)
-    methods: list[SuiteMethod] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
+    name: str = Field(description="of its folder, runs/suite-NAME")
+    about: str = Field("", description="a line for its tables")
+    tasks: list[SuiteTask] = Field(min_length=1, description="the rows: recipes and the students to train on them")
+    methods: list[SuiteMethod] = Field(min_length=1, description="what is compared on each of them")
+    seeds: list[int] = Field(min_length=1, description="each cell is trained with every one")
     overrides: list[str] = Field(default_factory=list, description="key=value, for every cell")
     metric: str = Field("accuracy", description="what tables compare")
     split: Literal["test", "validation"] = Field("test", description="whose figures; validation: to choose settings by")
