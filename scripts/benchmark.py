@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def median_seconds(run: Callable[[], None], repeats: int) -> float:
+def median_seconds(run: Callable[[], object], repeats: int) -> float:
     """Median time of a call, after one that doesn't count."""
     run()
     times = []
@@ -61,7 +62,7 @@ def released(target: str, repeats: int) -> dict[str, float]:
     steps = {"cotrain": scheme.cotrain_step, "specialise": scheme.specialise_step,
              "specialise_valid": scheme.specialise_valid, "distill": scheme.distill_step,
              "student_valid": scheme.student_valid}  # fmt: skip
-    found = {name: median_seconds(lambda step=step: step(inputs, label), repeats) for name, step in steps.items()}
+    found = {name: median_seconds(partial(step, inputs, label), repeats) for name, step in steps.items()}
     return {**found, "peak_gb": peak_gb()}
 
 
@@ -76,7 +77,7 @@ def ours(target: str, epochs: tuple[int, int, int], instances: int) -> dict[str,
 
     with tempfile.TemporaryDirectory() as scratch:
         generator = np.random.default_rng(0)
-        columns = {
+        columns: dict[str, np.ndarray] = {
             "image": generator.random((instances, 1, 28, 28), dtype=np.float32),
             "audio": generator.random((instances, 1, 112, 112), dtype=np.float32).astype(np.float16),
             "label": generator.integers(0, 10, instances),
@@ -99,38 +100,65 @@ def ours(target: str, epochs: tuple[int, int, int], instances: int) -> dict[str,
         steps = {name: statistics.median(np.diff(stamps)) for name, stamps in times.items()}
         result = {"seconds": seconds, "stages": stages, "step": steps, "peak_gb": peak_gb()}
         result |= cache_cost(load("av-mnist", base), Path(scratch))
+        short = [*base, "data.limit=400", "cotrain.epochs=1", "specialise.epochs=1", "distill.epochs=1"]
+        result["flops"] = flops_of_steps(load("av-mnist", short), Path(scratch) / "counted")
+        result["matrix_product"] = matrix_product()
     return result
+
+
+def flops_of_steps(recipe: Any, folder: Path) -> dict[str, float]:
+    """Operations of a step of each stage in matrix products and convolutions, counted where they are called."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from mstdistill.engine.progress import Screen
+    from mstdistill.pipeline import train
+
+    counts: dict[str, list[int]] = {}
+    with FlopCounterMode(display=False) as counter:
+
+        def observe(stage: str, step: int, parts: Any) -> None:
+            counts.setdefault(stage, []).append(counter.get_total_flops())
+
+        train(recipe, folder, Screen(quiet=True), observe)
+    return {stage: float(seen[2] - seen[1]) for stage, seen in counts.items()}
+
+
+def matrix_product() -> float:
+    """Operations a second of the machine's own product of float32 matrices of 2,048 rows and columns."""
+    import torch
+
+    size = 2048
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    return 2 * size**3 / median_seconds(lambda: torch.mm(a, b), 15)
 
 
 def cache_cost(recipe: Any, scratch: Path) -> dict[str, float]:
     """Seconds to build the teacher cache, and of one live epoch over the same instances (shared prefixes)."""
-    from mstdistill.data.sources.published import open_splits
-    from mstdistill.data.sources.registry import find_task
     from mstdistill.engine.launch import start
     from mstdistill.engine.loop import Trainer
     from mstdistill.engine.progress import Screen
     from mstdistill.experiment import Experiment
-    from mstdistill.pipeline import _network
+    from mstdistill.material import Material
     from mstdistill.stages.distill import Distill
-    from mstdistill.teachers.tap import Teacher, freeze
+    from mstdistill.teachers.tap import freeze
 
-    task = find_task("av-mnist")
     seconds = {}
     for mode in ("always", "never"):
-        pairing = recipe.pairing
         recipe.distill.cache.mode = mode
-        teachers = [Teacher(t.name, _network(recipe, t.name, t, 10), tuple(t.modalities), tuple(t.taps))
-                    for t in pairing.teachers]  # fmt: skip
-        trainer = Trainer(start(), recipe.run, 0, Screen(quiet=True))
-        experiment = Experiment(recipe, task, open_splits(task, recipe.data.dir), _network(recipe, "student",
-                                pairing.student, 10), teachers, scratch / mode, trainer)  # fmt: skip
-        ensemble = freeze(experiment.build_ensemble("independent"))
+        screen = Screen(quiet=True)
+        material = Material(recipe)
+        student, teachers = material.networks(screen)
+        trainer = Trainer(start(), recipe.run, 0, screen)
+        experiment = Experiment(recipe, material.task, material.splits(screen), student, teachers, scratch / mode,
+                                trainer)  # fmt: skip
+        ensemble = experiment.build_ensemble("independent")
+        freeze(ensemble)
         begun = time.perf_counter()
         stage = Distill(experiment, ensemble)
         if mode == "never":
             begun = time.perf_counter()
             for batch in experiment.loader("train", stage.modalities).epoch():
-                parts = stage.losses(stage.module, batch, 0)
+                parts = stage.losses(stage.module, batch.to(trainer.accelerator.device), 0)
                 parts["loss"].backward()
         seconds[mode] = time.perf_counter() - begun
     return {"cache_build": seconds["always"], "live_epoch": seconds["never"]}
@@ -194,6 +222,16 @@ def compare(target: str, repeats: int, epochs: tuple[int, int, int], instances: 
     }
 
 
+def share(found: dict[str, Any], stage: str) -> float:
+    """Of the machine's own matrix product, what a stage's steps reach."""
+    own = found["ours"]
+    return float(own["flops"][stage] / own["step"][stage] / own["matrix_product"])
+
+
+def _percent(stage: str, found: dict[str, Any]) -> str:
+    return f"{share(found, stage):.0%}"
+
+
 def markdown(found: dict[str, Any]) -> str:
     """The figures as a table."""
     rows = ["| what | image student | audio student |", "| --- | --: | --: |"]
@@ -213,6 +251,11 @@ def markdown(found: dict[str, Any]) -> str:
     row("whole run, released scheme (from its steps)", lambda f: f"{f['released_whole_run_seconds'] / 60:.1f} min")
     row("whole run, here", lambda f: f"{f['ours']['seconds'] / 60:.1f} min")
     row("**ratio**", lambda f: f"**{f['time_ratio']:.1f}x**")
+    for number, stage in enumerate(("cotrain", "specialise", "distill"), start=1):
+        row(
+            f"stage {number}, share of the machine's own matrix product",
+            partial(_percent, stage),
+        )
     row("peak memory, released scheme", lambda f: f"{f['released']['peak_gb']:.2f} GB")
     row("peak memory, here", lambda f: f"{f['ours']['peak_gb']:.2f} GB")
     row("**ratio**", lambda f: f"**{f['memory_ratio']:.1f}x**")

@@ -107,9 +107,8 @@ def per_core(scratch: Path) -> dict[str, float]:
 def loader_against_step(task: str, scratch: Path, target: str, rows: int) -> dict[str, Any]:
     """Milliseconds of a batch from the prepared folder and of the student's step on it, at the recipe's batch size."""
     found, recipe = find_task(task), load(task, [f"target={target}"])
-    size = {None: 0}
-    full = {"rgb": (3, 480, 640), "depth": (1, 480, 640)}
-    shape = full.get(target, tuple(n or size[n] for n in found.modalities[target]))
+    full: dict[str, tuple[int, ...]] = {"rgb": (3, 480, 640), "depth": (1, 480, 640)}
+    shape = full.get(target, tuple(n or 0 for n in found.modalities[target]))
     as_bytes = task in ("ravdess", "nyu-depth-v2") and target in ("video", "rgb")
     dtype = "uint8" if as_bytes else "float16" if task in ("vggsound-50k", "av-mnist") else "float32"
     scale = None if task in ("crisismmd-v2", "av-mnist") or target == "audio" else "global"
@@ -124,7 +123,9 @@ def loader_against_step(task: str, scratch: Path, target: str, rows: int) -> dic
                     ignore_index=found.ignore_index)  # fmt: skip
     cpu = torch.device("cpu")
     reading = best_of(lambda: [batch.to(cpu) for batch in loader.epoch()]) / -(-rows // recipe.batch_size)
-    student = build_network(recipe.pairing.student.backbone, found.num_classes)
+    backbone = recipe.pairing.student.backbone
+    assert backbone is not None, "a published task's"
+    student = build_network(backbone, found.num_classes)
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-4)
     batch = loader.first().to(cpu)
 

@@ -64,7 +64,7 @@ def build(out: Path) -> None:
     torch.manual_seed(0)
     material = Material(load("av-mnist"))
     _, teachers = material.networks(Screen(quiet=True))
-    shapes = {name: tuple(int(n) for n in shape) for name, shape in material.task.modalities.items()}
+    shapes = {name: tuple(n for n in shape if n is not None) for name, shape in material.task.modalities.items()}
     split = DatasetSplit(Noise(shapes))
     loader = Loader(split, list(shapes), 32)
     few = loader.first(4).inputs

@@ -91,7 +91,7 @@ def marked(note: Any) -> Iterator[None]:
         finally:
             del stage.losses  # a circle, which would keep the stage's networks for longer
 
-    Experiment.train, CheckpointStore.save = train, lambda *_: None  # type: ignore[method-assign, assignment]
+    Experiment.train, CheckpointStore.save = train, lambda *_: None  # type: ignore[method-assign]
     try:
         yield
     finally:

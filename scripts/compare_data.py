@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def find(name: str) -> Any:
 def best(run: Callable[[], Any], seconds: float = 2.0) -> float:
     """The fastest run, of as many as fit in a time."""
     run()
-    taken, started = [], time.perf_counter()
+    taken: list[float] = []
+    started = time.perf_counter()
     while not taken or time.perf_counter() - started < seconds:
         begun = time.perf_counter()
         run()
@@ -75,7 +77,7 @@ def read_prepared(folders: dict[str, str]) -> dict[str, float]:
         folder = Path(folders[task])
         whole = split(folder, "all", card(folder))
         reading = loader(whole, [target], min(batch, len(whole) // 4), shuffle=True)
-        found[f"{task}, {target}"] = best(lambda reading=reading: _through(reading))
+        found[f"{task}, {target}"] = best(partial(_through, reading))
     return found
 
 
@@ -102,7 +104,7 @@ def read_python(_: dict[str, str]) -> dict[str, float]:
     found = {}
     for name, kind in (("tensors", lambda x: x), ("arrays of doubles", lambda x: x.double().numpy())):
         reading = loader(split(Tensors(kind)), ["a", "b"], 128, shuffle=True)
-        found[f"items in Python, {name}"] = best(lambda reading=reading: _through(reading))
+        found[f"items in Python, {name}"] = best(partial(_through, reading))
     return found
 
 

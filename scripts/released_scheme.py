@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +117,8 @@ class Released:
         """Stage 3: live teachers, one forward per mask, masks of a teacher stacked."""
         student = self.student(inputs[self.target])
         probs = self.router(student).softmax(dim=1)
-        handles, logits, last = [], [], None
+        handles: list[Any] = []
+        logits, last = [], None
         for variant in self.variants:
             if variant.teacher is not last:
                 for handle in handles:
