@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .base import FUSE_MULTIPLY_ADD, acc_type, alignment, pow2, aligned
+from .base import FUSE_MULTIPLY_ADD, acc_type, aligned, alignment, pow2
 
 LARGEST = 4096
 

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .base import FUSE_MULTIPLY_ADD, acc_type, add_up, alignment, parts_of, aligned
+from .base import FUSE_MULTIPLY_ADD, acc_type, add_up, aligned, alignment, parts_of
 
 BLOCK = 4096
 WARPS = 16
