@@ -67,14 +67,15 @@ def _route() -> Iterator[Build]:
                 continue
             seen.add((r, mp))
             about = f"R={r} MP={mp}"
-            ints = dict.fromkeys(("B", "M", "stride_b", "stride_m"), "i32")
+            ints = {**dict.fromkeys(("B", "M", "stride_b"), "i32"), "stride_m": "one"}
             parts = {"peak_ptr": "*fp32", "sum_ptr": "*fp32", "count_ptr": "*i32", "part_ptr": "*fp32",
                      "log_sums_ptr": "*fp32", "counts_ptr": "*i64", "loss_ptr": "*fp32"}  # fmt: skip
             shared = {"MP": mp, "MODE": 2, "LOWEST": -1e30, "ACC": "fp32"}
             yield Build("router", "route_forward", f"{about} {'alone' if blocks == 1 else 'of several'}", {
                 "logits_ptr": "*bf16", "weight_ptr": "*fp32", "log_probs_ptr": "*fp32", "indices_ptr": "*i64",
                 **parts, **ints,
-            }, {"K": min(16, mp), "R": r, "TILES": per_block, "ALONE": blocks == 1, "WEIGHTED": True, **shared},
+            }, {"K": min(16, mp), "R": r, "TILES": per_block, "ALONE": blocks == 1,
+                "ALIGN": math.gcd(mp, 16), "WEIGHTED": True, **shared},
                 warps)  # fmt: skip
             if blocks > 1:
                 yield Build("router", "route_sums", about, {**parts, "M": "i32", "blocks": "i32"},
@@ -82,7 +83,8 @@ def _route() -> Iterator[Build]:
             yield Build("router", "route_backward", about, {
                 "log_probs_ptr": "*fp32", "log_sums_ptr": "*fp32", "weight_ptr": "*fp32", "outer_ptr": "*fp32",
                 "sums_ptr": "*fp32", "loss_ptr": "*fp32", "grad_ptr": "*bf16", **ints,
-            }, {"R": r, "MP": mp, "WEIGHTED": True, "OUTER": True, "SUMS": True, "MODE": 2, "ACC": "fp32"},
+            }, {"R": r, "MP": mp, "ALIGN": math.gcd(mp, 16), "WEIGHTED": True,
+                "OUTER": True, "SUMS": True, "MODE": 2, "ACC": "fp32"},
                 warps)  # fmt: skip
 
 
@@ -142,10 +144,10 @@ def _kd() -> Iterator[Build]:
             yield Build("kd_dense", "kd_dense", f"{form} PB={pb}", {
                 **_KD_POINTERS, "stats_ptr": "*fp32", **dict.fromkeys(("N", "M", "C", "P"), "i32"), **strides,
                 "student_c": "i32", "teacher_c": "i32", "student_p": "one", "teacher_p": "one", "ignore": "i32",
-            }, {"T": 4.0, "K": k, "PB": pb, **flags, "ACC": "fp32"}, 4)  # fmt: skip
+            }, {"T": 4.0, "K": k, "PB": pb, "ALIGN": 16, **flags, "ACC": "fp32"}, 4)  # fmt: skip
     yield Build("kd", "scale_rows", "", {"x_ptr": "*fp32", "factor_ptr": "*fp32", "width": "i32", "per_row": "i32",
                                        "stride": "i32"},
-                {"BLOCK": 4096, "ACC": "fp32"}, 4)  # fmt: skip
+                {"BLOCK": 4096, "ALIGN": 8, "ACC": "fp32"}, 4)  # fmt: skip
 
 
 def _mask() -> Iterator[Build]:
@@ -177,20 +179,25 @@ def _mask() -> Iterator[Build]:
                         constants["W"] = 2 * heads * width + 16
                     about = f"{kind} dh={width}"
                     yield Build("mask", kernel, about, types, constants, warps, stages, where)
-    layouts = {"vectors": (596, 1, False), "maps": (512, 1200, False), "small maps": (512, 49, False),
+    layouts = {"vectors": (596, 1, True), "maps": (512, 1200, False), "small maps": (512, 49, False),
                "tokens": (768, 197, True)}  # fmt: skip
     for layout, (d, positions, wide) in layouts.items():
         bd, bp = apply_mask.apply_tiles(d, positions, wide)
-        strides = [f"{x}_{axis}" for x in ("feature", "out") for axis in "bdp"]
+        tile = {"BD": bd, "BP": bp, "ALIGN": math.gcd(16, d if wide else positions), "WIDE": wide}
+        lane = "d" if wide else "p"
+
+        def strides(*tensors: str, lane: str = lane) -> dict[str, str]:
+            return {f"{x}_{axis}": "one" if axis == lane else "i32" for x in tensors for axis in "bdp"}
+
         yield Build("apply_mask", "apply_mask", layout, {
             "y_ptr": "*fp32", "constant_ptr": "*fp32", "feature_ptr": "*bf16", "out_ptr": "*bf16", "mask_ptr": "*fp32",
-            **dict.fromkeys(("d", "P", "per_group", *strides), "i32"),
-        }, {"H": heads, "BD": bd, "BP": bp, "ACC": "fp32"}, 4)  # fmt: skip
-        strides = [f"{x}_{axis}" for x in ("feature", "outer", "grad") for axis in "bdp"]
+            **dict.fromkeys(("d", "P", "per_group"), "i32"), **strides("feature", "out"),
+        }, {"H": heads, **tile, "ACC": "fp32"}, 4)  # fmt: skip
         yield Build("apply_mask", "apply_mask_backward", layout, {
             "mask_ptr": "*fp32", "feature_ptr": "*bf16", "outer_ptr": "*bf16", "extra_ptr": "*fp32",
-            "delta_ptr": "*fp32", "grad_ptr": "*bf16", **dict.fromkeys(("d", "P", *strides), "i32"),
-        }, {"BD": bd, "BP": bp, "EXTRA": True, "GRAD": True, "ACC": "fp32"}, 4)  # fmt: skip
+            "delta_ptr": "*fp32", "grad_ptr": "*bf16", "d": "i32", "P": "i32",
+            **strides("feature", "outer", "grad"),
+        }, {**tile, "EXTRA": True, "GRAD": True, "ACC": "fp32"}, 4)  # fmt: skip
 
 
 def _triton_version() -> str:
@@ -236,6 +243,14 @@ def source_key(build: Build, target: str) -> str:
 
 def compile_for(build: Build, target: str) -> dict[str, Any]:
     """Compile and read what it takes: registers, stack and spilled bytes, shared memory, float atomics."""
+    found = compiled(build, target)
+    usage = _amd_usage(found) if target.startswith("gfx") else _nvidia_usage(found)
+    return {"key": source_key(build, target), "shared": found.metadata.shared, **usage,
+            "float_atomics": _float_atomics(found)}  # fmt: skip
+
+
+def compiled(build: Build, target: str) -> Any:
+    """What Triton's compiler makes of it, its texts in `asm`."""
     import triton
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
@@ -256,10 +271,7 @@ def compile_for(build: Build, target: str) -> dict[str, Any]:
                 aligned[(position,)] = [["tt.divisibility", 16]]
     where = GPUTarget("hip", target, 64) if target.startswith("gfx") else GPUTarget("cuda", int(target[3:]), 32)
     options = {"num_warps": build.warps, "num_stages": build.stages, "enable_fp_fusion": True}
-    found = triton.compile(ASTSource(kernel, signature, constants, aligned), target=where, options=options)
-    usage = _amd_usage(found) if target.startswith("gfx") else _nvidia_usage(found)
-    return {"key": source_key(build, target), "shared": found.metadata.shared, **usage,
-            "float_atomics": _float_atomics(found)}  # fmt: skip
+    return triton.compile(ASTSource(kernel, signature, constants, aligned), target=where, options=options)
 
 
 def _float_atomics(found: Any) -> bool:

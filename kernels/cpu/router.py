@@ -42,7 +42,8 @@ def _route_small(
     """
     few = in_columns(*logits.shape)
     probs = (logits.t() if few else logits).softmax(dim=0 if few else 1)
-    if not fake(probs) and not probs.amin().item() > _STARVED:  # or NaN
+    least = probs.amin()  # of a plan too, which counts it
+    if not fake(least) and not least.item() > _STARVED:  # or NaN
         return None
     sums = _weighted(probs, weight, few)
     if weight is not None and not truth(torch.isfinite(sums.log().sum()), True):

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .base import FUSE_MULTIPLY_ADD, acc_type, no_second_derivative, on_device, pow2
+from .base import FUSE_MULTIPLY_ADD, acc_type, aligned, alignment, no_second_derivative, on_device, pow2
 
 
 @triton.jit
@@ -24,9 +24,15 @@ def apply_mask(
     out_ptr,  # [B, d, P] any strides
     mask_ptr,  # [B, d] ACC
     d, P, per_group, feature_b, feature_d, feature_p, out_b, out_d, out_p,
-    H: tl.constexpr, BD: tl.constexpr, BP: tl.constexpr, ACC: tl.constexpr,
+    H: tl.constexpr, BD: tl.constexpr, BP: tl.constexpr, ALIGN: tl.constexpr, WIDE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """mask = sigmoid(sum over heads of y + constant), out = mask * feature."""
+    if ALIGN > 1:
+        feature_b, out_b = aligned(feature_b, ALIGN), aligned(out_b, ALIGN)
+        if WIDE:
+            d, feature_p, out_p = aligned(d, ALIGN), aligned(feature_p, ALIGN), aligned(out_p, ALIGN)
+        else:
+            P, feature_d, out_d = aligned(P, ALIGN), aligned(feature_d, ALIGN), aligned(out_d, ALIGN)
     instance = tl.program_id(0).to(tl.int64)
     row = tl.program_id(1).to(tl.int64) * BD + tl.arange(0, BD)
     live = row < d
@@ -53,8 +59,17 @@ def apply_mask_backward(
     delta_ptr,  # [B, d] ACC: gradient before the sigmoid
     grad_ptr,  # [B, d, P] any strides: gradient at the feature, or unused
     d, P, feature_b, feature_d, feature_p, outer_b, outer_d, outer_p, grad_b, grad_d, grad_p,
-    BD: tl.constexpr, BP: tl.constexpr, EXTRA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr,
+    BD: tl.constexpr, BP: tl.constexpr, ALIGN: tl.constexpr, WIDE: tl.constexpr, EXTRA: tl.constexpr,
+    GRAD: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
+    if ALIGN > 1:
+        feature_b, outer_b, grad_b = aligned(feature_b, ALIGN), aligned(outer_b, ALIGN), aligned(grad_b, ALIGN)
+        if WIDE:
+            d, feature_p = aligned(d, ALIGN), aligned(feature_p, ALIGN)
+            outer_p, grad_p = aligned(outer_p, ALIGN), aligned(grad_p, ALIGN)
+        else:
+            P, feature_d = aligned(P, ALIGN), aligned(feature_d, ALIGN)
+            outer_d, grad_d = aligned(outer_d, ALIGN), aligned(grad_d, ALIGN)
     instance = tl.program_id(0).to(tl.int64)
     row = tl.program_id(1).to(tl.int64) * BD + tl.arange(0, BD)
     live = row < d
@@ -86,6 +101,12 @@ def apply_tiles(d: int, positions: int, contiguous_width: bool) -> tuple[int, in
     return max(1, min(2048 // bp, pow2(d))), bp
 
 
+def _alignment(wide: bool, *tensors: Tensor) -> int:
+    """See `alignment`; the lanes run along the features where these are contiguous, else along the positions."""
+    lane = 1 if wide else 2
+    return alignment((tensors[0].shape[lane],), *tensors, lane=lane)
+
+
 @torch.library.custom_op("mstdistill::apply_mask", mutates_args=())
 def apply(y: Tensor, constant: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
     """(out [B, d, P] with the feature's strides, mask [B, d]) from y [B, H, d], constant [G], feature [B, d, P]."""
@@ -93,12 +114,15 @@ def apply(y: Tensor, constant: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]
     out = torch.empty_like(feature)
     mask = torch.empty(batch, d, dtype=y.dtype, device=y.device)
     if feature.numel():
-        bd, bp = apply_tiles(d, feature.shape[2], feature.stride(1) == 1)
+        wide = feature.stride(1) == 1
+        bd, bp = apply_tiles(d, feature.shape[2], wide)
+        align = _alignment(wide, feature, out)
         with on_device(feature):
             apply_mask[(batch, triton.cdiv(d, bd))](
                 y.contiguous(), constant.contiguous(), feature, out, mask, d, feature.shape[2],
                 max(1, batch // max(1, len(constant))), *feature.stride(), *out.stride(),
-                H=heads, BD=bd, BP=bp, ACC=acc_type(y.dtype), num_warps=4, enable_fp_fusion=FUSE_MULTIPLY_ADD,
+                H=heads, BD=bd, BP=bp, ALIGN=align, WIDE=wide, ACC=acc_type(y.dtype),
+                num_warps=4, enable_fp_fusion=FUSE_MULTIPLY_ADD,
             )  # fmt: skip
     return out, mask
 
@@ -118,12 +142,15 @@ def apply_gradient(
     outer = torch.zeros_like(feature) if outer is None else outer
     delta = torch.empty_like(mask)
     if feature.numel():
-        bd, bp = apply_tiles(d, positions, feature.stride(1) == 1)
+        wide = feature.stride(1) == 1
+        bd, bp = apply_tiles(d, positions, wide)
+        align = _alignment(wide, feature, outer, *([grad] if feature_grad else []))
         with on_device(feature):
             apply_mask_backward[(batch, triton.cdiv(d, bd))](
                 mask, feature, outer, mask if extra is None else extra.contiguous(), delta, grad, d, positions,
                 *feature.stride(), *outer.stride(), *(grad.stride() if feature_grad else (0, 0, 0)),
-                BD=bd, BP=bp, EXTRA=extra is not None, GRAD=feature_grad, ACC=acc_type(mask.dtype),
+                BD=bd, BP=bp, ALIGN=align, WIDE=wide, EXTRA=extra is not None,
+                GRAD=feature_grad, ACC=acc_type(mask.dtype),
                 num_warps=4, enable_fp_fusion=FUSE_MULTIPLY_ADD,
             )  # fmt: skip
     return delta, grad

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -13,6 +15,12 @@ from ..launch import wide
 
 # Every launch says so itself: Triton's own default is announced to change.
 FUSE_MULTIPLY_ADD = True
+
+
+@triton.jit
+def aligned(x, ALIGN: tl.constexpr):
+    """A size that is a multiple of ALIGN, so that the compiler knows it; `tl.multiple_of` says nothing of arguments."""
+    return x // ALIGN * ALIGN
 
 
 def acc_type(dtype: torch.dtype) -> Any:
@@ -37,9 +45,15 @@ def no_second_derivative(op: Any, name: str) -> None:
     op.register_autograd(backward, setup_context=setup)
 
 
-def alignment(*numbers: int) -> int:
-    """The largest power of two up to 16 that divides all numbers other than 1: loads may be that many elements wide."""
-    return math.gcd(16, *(n for n in numbers if n != 1))
+def alignment(sizes: Sequence[int], *tensors: Tensor, lane: int = -1) -> int:
+    """How many elements a load may take at once, up to 16: what divides the sizes and, but for the lanes' axis, all
+    strides; 1 where a tensor isn't contiguous along its lanes."""
+    if any(x.stride(lane) != 1 and x.shape[lane] > 1 for x in tensors):
+        return 1
+    skipped = [lane % x.dim() for x in tensors]
+    strides = [x.stride(axis) for x, own in zip(tensors, skipped, strict=True) for axis in range(x.dim())
+               if axis != own and x.shape[axis] > 1]  # fmt: skip
+    return math.gcd(16, *sizes, *strides)
 
 
 _SUMMED = ("loss", "kd", "task", "each")

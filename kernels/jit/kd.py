@@ -15,14 +15,16 @@ from torch import Tensor
 
 from ..launch import wide
 from . import kd_dense, kd_rows, kd_wide
-from .base import FUSE_MULTIPLY_ADD, acc_type, on_device
+from .base import FUSE_MULTIPLY_ADD, acc_type, aligned, alignment, on_device
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @triton.jit
-def scale_rows(x_ptr, factor_ptr, width, per_row, stride, BLOCK: tl.constexpr, ACC: tl.constexpr):
+def scale_rows(x_ptr, factor_ptr, width, per_row, stride, BLOCK: tl.constexpr, ALIGN: tl.constexpr, ACC: tl.constexpr):
     """x [B, width] times factor [B] in place; rows with factor 1 are left as they are. `per_row` blocks take a row."""
+    if ALIGN > 1:
+        width = aligned(width, ALIGN)
     block = tl.program_id(0).to(tl.int64)
     row = block // per_row
     factor = tl.load(factor_ptr + row * stride).to(ACC)
@@ -43,7 +45,7 @@ def scale_rows_(x: Tensor, factor: Tensor) -> None:
     per_row = triton.cdiv(width, block)
     with on_device(x):
         scale_rows[(len(x) * per_row,)](
-            x, factor, width, per_row, factor.stride(0), BLOCK=block, ACC=acc_type(x.dtype),
+            x, factor, width, per_row, factor.stride(0), BLOCK=block, ALIGN=alignment((width,)), ACC=acc_type(x.dtype),
             num_warps=4, enable_fp_fusion=FUSE_MULTIPLY_ADD,
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .base import FUSE_MULTIPLY_ADD, acc_type, add_up, parts_of, pow2
+from .base import FUSE_MULTIPLY_ADD, acc_type, add_up, aligned, alignment, parts_of, pow2
 from .kd_wide import merge, teacher_at
 
 PIXELS = 512
@@ -55,10 +55,14 @@ def kd_dense(
     reference_ptr,  # [B, C, P] contiguous
     stats_ptr,  # [B, K, P] ACC scratch: log-sum-exp of each teacher; unused with one
     N, M, C, P, student_b, student_c, student_p, teacher_n, teacher_m, teacher_c, teacher_p, ignore,
-    T: tl.constexpr, K: tl.constexpr, PB: tl.constexpr, ROWS: tl.constexpr, INDICES: tl.constexpr,
+    T: tl.constexpr, K: tl.constexpr, PB: tl.constexpr, ALIGN: tl.constexpr, ROWS: tl.constexpr, INDICES: tl.constexpr,
     WEIGHTS: tl.constexpr, LABEL: tl.constexpr, KD_SCALE: tl.constexpr, TASK_SCALE: tl.constexpr,
     MIXTURE: tl.constexpr, GRAD: tl.constexpr, EACH: tl.constexpr, REFERENCE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
+    if ALIGN > 1:
+        P, student_b, student_c = aligned(P, ALIGN), aligned(student_b, ALIGN), aligned(student_c, ALIGN)
+        teacher_n, teacher_m = aligned(teacher_n, ALIGN), aligned(teacher_m, ALIGN)
+        teacher_c = aligned(teacher_c, ALIGN)
     instance = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     S = tl.num_programs(1)
@@ -183,12 +187,13 @@ def launch(student: Tensor, teachers: Tensor, tensors: dict[str, Tensor | None],
     acc, device, k = out["loss"].dtype, student.device, flags["K"]
     pb = max(16, min(PIXELS, pow2(pixels)))
     s = -(-pixels // pb)
+    align = alignment((pixels,), student, teachers)
     parts = parts_of(out, s)
     scratch = batch * k * pixels if k > 1 and not flags["MIXTURE"] else 0
     stats = torch.empty(scratch, dtype=acc, device=device)
     kd_dense[(batch, s)](
         student, teachers, *tensors.values(), *parts.values(), stats, len(teachers), teachers.shape[1], classes, pixels,
-        *student.stride(), *teachers.stride(), ignore, T=temperature, PB=pb, **flags, ACC=acc_type(acc),
+        *student.stride(), *teachers.stride(), ignore, T=temperature, PB=pb, ALIGN=align, **flags, ACC=acc_type(acc),
         num_warps=4, enable_fp_fusion=FUSE_MULTIPLY_ADD,
     )  # fmt: skip
     add_up(parts, out, flags)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .base import FUSE_MULTIPLY_ADD, acc_type, alignment, pow2
+from .base import FUSE_MULTIPLY_ADD, acc_type, aligned, alignment, pow2
 
 LARGEST = 4096
 
@@ -67,8 +67,8 @@ def kd_rows(
     ACC: tl.constexpr,
 ):
     if ALIGN > 1:
-        C, student_b = tl.multiple_of(C, ALIGN), tl.multiple_of(student_b, ALIGN)
-        teacher_n, teacher_m = tl.multiple_of(teacher_n, ALIGN), tl.multiple_of(teacher_m, ALIGN)
+        C, student_b = aligned(C, ALIGN), aligned(student_b, ALIGN)
+        teacher_n, teacher_m = aligned(teacher_n, ALIGN), aligned(teacher_m, ALIGN)
     # int64: rows of a cache times its classes pass 2^31
     row = (tl.program_id(0) * R + tl.arange(0, R)).to(tl.int64)
     lane = tl.arange(0, CP)
@@ -179,7 +179,7 @@ def launch(student: Tensor, teachers: Tensor, tensors: dict[str, Tensor | None],
     """Run it: `tensors` and `out` are named as the kernel's pointers."""
     batch, classes = student.shape
     r, cp, warps = tiles(classes)
-    align = alignment(classes, *student.stride(), *teachers.stride())
+    align = alignment((classes,), student, teachers)
     kd_rows[(-(-batch // r),)](
         student, teachers, *tensors.values(), *out.values(), batch, len(teachers), teachers.shape[1], classes,
         *student.stride(), *teachers.stride(), ignore, T=temperature, R=r, CP=cp, ALIGN=align, **flags,

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .base import FUSE_MULTIPLY_ADD, acc_type, add_up, alignment, parts_of
+from .base import FUSE_MULTIPLY_ADD, acc_type, add_up, aligned, alignment, parts_of
 
 BLOCK = 4096
 WARPS = 16
@@ -92,9 +92,9 @@ def kd_slices(
 ):  # fmt: skip
     """Statistics of one slice of one row: student at T, student at 1, each teacher."""
     if ALIGN > 1:
-        C, slice_width = tl.multiple_of(C, ALIGN), tl.multiple_of(slice_width, ALIGN)
-        student_b, teacher_n = tl.multiple_of(student_b, ALIGN), tl.multiple_of(teacher_n, ALIGN)
-        teacher_m = tl.multiple_of(teacher_m, ALIGN)
+        C, slice_width = aligned(C, ALIGN), aligned(slice_width, ALIGN)
+        student_b, teacher_n = aligned(student_b, ALIGN), aligned(teacher_n, ALIGN)
+        teacher_m = aligned(teacher_m, ALIGN)
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     begin = part * slice_width
@@ -165,9 +165,9 @@ def kd_wide(
 ):  # fmt: skip
     """Loss and gradient of one slice of one row."""
     if ALIGN > 1:
-        C, slice_width = tl.multiple_of(C, ALIGN), tl.multiple_of(slice_width, ALIGN)
-        student_b, teacher_n = tl.multiple_of(student_b, ALIGN), tl.multiple_of(teacher_n, ALIGN)
-        teacher_m = tl.multiple_of(teacher_m, ALIGN)
+        C, slice_width = aligned(C, ALIGN), aligned(slice_width, ALIGN)
+        student_b, teacher_n = aligned(student_b, ALIGN), aligned(teacher_n, ALIGN)
+        teacher_m = aligned(teacher_m, ALIGN)
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     begin = part * slice_width
@@ -297,9 +297,9 @@ def kd_wide_reference(
 ):  # fmt: skip
     """Gradient at the one (mixed) teacher; needs the row's whole KD, so it comes last."""
     if ALIGN > 1:
-        C, slice_width = tl.multiple_of(C, ALIGN), tl.multiple_of(slice_width, ALIGN)
-        student_b, teacher_n = tl.multiple_of(student_b, ALIGN), tl.multiple_of(teacher_n, ALIGN)
-        teacher_m = tl.multiple_of(teacher_m, ALIGN)
+        C, slice_width = aligned(C, ALIGN), aligned(slice_width, ALIGN)
+        student_b, teacher_n = aligned(student_b, ALIGN), aligned(teacher_n, ALIGN)
+        teacher_m = aligned(teacher_m, ALIGN)
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     begin = part * slice_width
@@ -348,7 +348,7 @@ def launch(student: Tensor, teachers: Tensor, tensors: dict[str, Tensor | None],
     where = {"ROWS": flags["ROWS"], "INDICES": flags["INDICES"], "WEIGHTS": flags["WEIGHTS"],
              "MIXTURE": flags["MIXTURE"], "K": k}  # fmt: skip
     # slices are multiples of the block; the whole row's width is the classes
-    align = alignment(classes, width, *student.stride(), *teachers.stride())
+    align = alignment((classes, width), student, teachers)
     common = {"T": temperature, "ALIGN": align, "BC": min(BLOCK, triton.next_power_of_2(classes)), "ACC": acc_type(acc),
               "num_warps": WARPS, "enable_fp_fusion": FUSE_MULTIPLY_ADD}  # fmt: skip
     sizes = (len(teachers), teachers.shape[1], classes, *student.stride(), *teachers.stride())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..constants import BALANCES, LOWEST
 from ..launch import wide
-from .base import FUSE_MULTIPLY_ADD, acc_type, no_second_derivative, on_device, pow2
+from .base import FUSE_MULTIPLY_ADD, acc_type, aligned, alignment, no_second_derivative, on_device, pow2
 
 
 @triton.jit
@@ -43,11 +43,14 @@ def route_forward(
     MP: tl.constexpr,
     TILES: tl.constexpr,
     ALONE: tl.constexpr,
+    ALIGN: tl.constexpr,
     WEIGHTED: tl.constexpr,
     MODE: tl.constexpr,
     LOWEST: tl.constexpr,
     ACC: tl.constexpr,
 ):
+    if ALIGN > 1:
+        M, stride_b = aligned(M, ALIGN), aligned(stride_b, ALIGN)
     block = tl.program_id(0)
     lane = tl.arange(0, MP)
     inside = lane < M
@@ -170,12 +173,15 @@ def route_backward(
     stride_m,
     R: tl.constexpr,
     MP: tl.constexpr,
+    ALIGN: tl.constexpr,
     WEIGHTED: tl.constexpr,
     OUTER: tl.constexpr,
     SUMS: tl.constexpr,
     MODE: tl.constexpr,
     ACC: tl.constexpr,
 ):
+    if ALIGN > 1:
+        M, stride_b = aligned(M, ALIGN), aligned(stride_b, ALIGN)
     lane = tl.arange(0, MP)
     inside = lane < M
     row = tl.program_id(0) * R + tl.arange(0, R).to(tl.int64)
@@ -240,7 +246,8 @@ def route(logits: Tensor, weight: Tensor | None, k: int, mode: str) -> tuple[Ten
         route_forward[(blocks,)](
             logits, weight if weight is not None else logits, log_probs, indices,
             *parts, log_sums, counts, loss, rows, teachers, logits.stride(0), logits.stride(1),
-            K=k, R=r, TILES=per_block, ALONE=blocks == 1, WEIGHTED=weight is not None, **shared,
+            K=k, R=r, TILES=per_block, ALONE=blocks == 1, ALIGN=alignment((teachers,), logits),
+            WEIGHTED=weight is not None, **shared,
         )  # fmt: skip
         if blocks > 1:
             nb = max(1, min(pow2(blocks), 4096 // mp))
@@ -277,13 +284,14 @@ def route_gradient(
     grad = torch.empty(rows, teachers, dtype=dtype, device=log_probs.device)
     r, mp, _, _, warps = tiles(rows, teachers)
     strides = outer.stride() if outer is not None else (0, 0)
+    align = alignment((teachers,), *([] if outer is None else [outer]))
     if weight is not None:
         weight = weight.contiguous()
     blank = log_probs
     with on_device(log_probs):
         route_backward[(-(-rows // r),)](
             log_probs, log_sums, *(x if x is not None else blank for x in (weight, outer, sums, loss)), grad,
-            rows, teachers, *strides, R=r, MP=mp,
+            rows, teachers, *strides, R=r, MP=mp, ALIGN=align,
             WEIGHTED=weight is not None, OUTER=outer is not None, SUMS=sums is not None,
             MODE=BALANCES.index(mode) if loss is not None else 0, ACC=acc_type(log_probs.dtype),
             num_warps=warps, enable_fp_fusion=FUSE_MULTIPLY_ADD,

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from ..errors import ConfigError
 from ..kernels.launch import use_triton
+from .extensions import forget_left_locks
 
 
 def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | None = None, tf32: bool = True,
@@ -46,6 +47,8 @@ def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | No
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     # one process may run several experiments, each with its own precision; Accelerate keeps the first one's
     AcceleratorState._reset_state()
+    if _asked("DEEPSPEED"):
+        forget_left_locks()
     wait = timedelta(seconds=timeout)
     group = InitProcessGroupKwargs(backend="gloo", timeout=wait) if cpu else InitProcessGroupKwargs(timeout=wait)
     try:
