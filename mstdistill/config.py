@@ -50,6 +50,17 @@ class DataSettings(Settings):
         "auto", description="task own: prepare straight from the hub, storing no raw data; auto: above 20 GB"
     )
     max_broken: float = Field(0.02, ge=0, lt=1, description="task own: share of instances that may be unreadable")
+    unlabelled: Literal["leave", "learn"] = Field(
+        "leave", description="training instances without a label (none, or -1): left out, or distilled on"
+    )
+    labelled: float | None = Field(
+        None, gt=0, le=1, description="share of each class's training labels that is used, for experiments; the other "
+        "instances count as unlabelled"
+    )  # fmt: skip
+    labelled_share: float | None = Field(
+        None, gt=0, le=1, description="part of each step that labelled instances are, where some have no label; none: "
+        "what chance gives"
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _one_cut(self) -> DataSettings:
@@ -59,10 +70,11 @@ class DataSettings(Settings):
 
     @model_serializer(mode="wrap")
     def _as_before(self, inner: Inner) -> dict[str, Any]:
-        # runs are bound to their settings: those begun without this one go on
+        # runs are bound to their settings: those begun without these go on
         content: dict[str, Any] = inner(self)
-        if self.indices is None:
-            content.pop("indices", None)
+        for name in ("indices", "unlabelled", "labelled", "labelled_share"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                content.pop(name, None)
         return content
 
 

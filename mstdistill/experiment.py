@@ -19,6 +19,7 @@ from .config import OptimSettings, Recipe
 from .data.feeding.batch import Batch
 from .data.feeding.loader import Loader
 from .data.feeding.resident import ResidentSplit, resident_bytes
+from .data.labelled import partly_labelled
 from .data.split import Split
 from .data.task import Task
 from .data.view import modality_of
@@ -82,6 +83,7 @@ class Experiment:
             if names.count(name) > 1 or name == "student":
                 raise ConfigError(f"teacher name {name!r}: each teacher needs a name of its own, other than 'student'")
         trial.check_apart(self._networks())
+        self._look_for_labels()
         try:
             self._place()
             self.dense = self._dry_run()
@@ -92,6 +94,23 @@ class Experiment:
         except BaseException:
             self.released()
             raise
+
+    def _look_for_labels(self) -> None:
+        """Training instances without a label are known before the first step; their number is said."""
+        data = self.recipe.data
+        if data.labelled is None and data.unlabelled == "leave":
+            return
+        seed = named_seed(self.recipe.seed, "labelled") % 2**31
+        self.splits["train"], line = partly_labelled(
+            self.splits["train"], data.labelled, seed, self.task.num_classes, f"{self.task.name} train"
+        )
+        if line:
+            self.screen.say(line)
+
+    @property
+    def partly_labelled(self) -> bool:
+        """Whether some training instances have no label."""
+        return getattr(self.splits["train"], "labelled", None) is not None
 
     def _networks(self) -> list[Network]:
         """The student, then the teachers."""
@@ -226,13 +245,15 @@ class Experiment:
         return f"{named_seed(0, json.dumps(bound, sort_keys=True)):016x}"
 
     def loader(
-        self, split: str, modalities: Sequence[str], settings: OptimSettings | None = None, shuffle: bool = False
-    ) -> Loader:
+        self, split: str, modalities: Sequence[str], settings: OptimSettings | None = None, shuffle: bool = False,
+        labelled: bool = False,
+    ) -> Loader:  # fmt: skip
         """Batches of a split; for training, with the stage's batch size, accumulation and this run's order, from the
-        GPU's memory where the split fits into `run.resident_gb`."""
+        GPU's memory where the split fits into `run.resident_gb`; of labelled instances alone, or of all."""
+        share = 1.0 if labelled else self.recipe.data.labelled_share
         if settings is not None:
-            return self._loader(self._near(split, modalities), split, modalities, settings, shuffle)
-        return self._loader(self.splits[split], split, modalities, settings, shuffle)
+            return self._loader(self._near(split, modalities), split, modalities, settings, shuffle, share)
+        return self._loader(self.splits[split], split, modalities, settings, shuffle, share)
 
     def _near(self, split: str, modalities: Sequence[str]) -> Split:
         """The split on the device that trains, if that is a GPU, the data stay the same and there is room."""
@@ -241,7 +262,7 @@ class Experiment:
             return data
         key = (split, *sorted(modalities))
         if key not in self._resident:
-            loader = self._loader(data, split, modalities, None, False)
+            loader = self._loader(data, split, modalities, None, False, None)
             if resident_bytes(loader) > budget:
                 return data
             self._resident.clear()  # one stage trains at a time
@@ -249,12 +270,13 @@ class Experiment:
         return self._resident[key]
 
     def _loader(
-        self, data: Split, split: str, modalities: Sequence[str], settings: OptimSettings | None, shuffle: bool
-    ) -> Loader:
+        self, data: Split, split: str, modalities: Sequence[str], settings: OptimSettings | None, shuffle: bool,
+        share: float | None,
+    ) -> Loader:  # fmt: skip
         recipe = self.recipe
         batch_size = (settings.batch_size if settings else None) or recipe.batch_size
         workers = 0 if isinstance(data, ResidentSplit) else recipe.data.workers
-        key = (split, *modalities, batch_size, shuffle, settings is None)
+        key = (split, *modalities, batch_size, shuffle, settings is None, share)
         if key in self._loaders:
             return self._loaders[key]
         loader = Loader(
@@ -269,6 +291,7 @@ class Experiment:
             threads=2 if self.accelerator.device.type != "cpu" else 0,
             num_classes=self.task.num_classes,
             ignore_index=self.task.ignore_index,
+            labelled_share=share,
             name=f"{self.task.name} {split}",
         )
         if workers:  # its processes are started once: every validation asks for its loader anew

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import ranks
 from .data.feeding.batch import Batch
+from .data.source import UNLABELLED
 from .kernels import Routing, balance_from_sums, kd_rows
 
 
@@ -16,12 +17,17 @@ def kd(learner: Tensor, reference: Tensor, batch: Batch, temperature: float = 4.
     return batch.mean(kd_rows(learner, reference, temperature))
 
 
+def ignored(ignore_index: int | None) -> int:
+    """The label that counts in no task's loss: the task's own, else that of an instance without one."""
+    return UNLABELLED if ignore_index is None else ignore_index
+
+
 def task_scale(batch: Batch, dtype: torch.dtype, dense: bool, ignore_index: int | None = None) -> Tensor:
     """[B] what an instance's cross entropy (dense: its sum over the labelled pixels) counts in the mean over the
     labelled instances (or pixels) of the global batch."""
     if not dense and ignore_index is None:
-        return batch.scale(dtype)
-    ignore = -100 if ignore_index is None else ignore_index
+        return batch.task_scale(dtype)
+    ignore = ignored(ignore_index)
     weight = batch.weight.view(-1, *(1,) * (batch.label.dim() - 1))
     counted = ranks.total(((batch.label != ignore) * weight).sum()).clamp(min=1.0)
     return batch.weight.to(dtype) / counted * (ranks.world_size() * batch.share)
@@ -34,7 +40,7 @@ def task(logits: Tensor, batch: Batch, ignore_index: int | None = None) -> Tenso
         logits: [B, C] or [B, C, H, W].
         ignore_index: a label that doesn't count.
     """
-    ignore = -100 if ignore_index is None else ignore_index
+    ignore = ignored(ignore_index)
     logits = logits.float() if logits.dtype != torch.float64 else logits
     losses = F.cross_entropy(logits, batch.label, ignore_index=ignore, reduction="none")
     losses = losses.flatten(1).sum(dim=1) if losses.dim() > 1 else losses
@@ -43,7 +49,7 @@ def task(logits: Tensor, batch: Batch, ignore_index: int | None = None) -> Tenso
 
 def task_rows(logits: Tensor, label: Tensor, ignore_index: int | None = None) -> Tensor:
     """[B] cross entropies of logits [B, C, ...]; dense: an instance's mean over its labelled pixels, 0 without any."""
-    ignore = -100 if ignore_index is None else ignore_index
+    ignore = ignored(ignore_index)
     losses = F.cross_entropy(logits, label, ignore_index=ignore, reduction="none")
     if losses.dim() == 1:
         return losses

@@ -149,6 +149,7 @@ def distill(
             splits[name] = data if isinstance(data, Split) else DatasetSplit(
                 data, label, names=names, wanted=wanted, name=name, class_names=class_names, ignore=ignore_index,
                 dtype=torch.float64 if double else torch.float32,
+                unlabelled=name == "train" and recipe.data.unlabelled == "learn",
             )  # fmt: skip
     for note in dict.fromkeys(note for split in splits.values() for note in getattr(split, "notes", ())):
         screen.say(note)
@@ -313,12 +314,19 @@ def _summary(experiment: Experiment, outcome: Any, twin: nn.Module | None, start
         "target": modality_of(experiment.target),
         "method": experiment.recipe.method,
         "seed": experiment.recipe.seed,
+        **_labelled(experiment),
         "networks": figures,
         "routing_share": outcome.shares,
         "stages": stages,
         "seconds": round(time.monotonic() - started, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
+
+
+def _labelled(experiment: Experiment) -> dict[str, Any]:
+    """How many training instances are labelled, where some aren't."""
+    known = getattr(experiment.splits["train"], "labelled", None)
+    return {} if known is None else {"labelled": {"instances": len(known), "labelled": int(known.sum())}}
 
 
 def _finish(experiment: Experiment, summary: dict[str, Any], maker: Mapping[str, Any] | None) -> None:

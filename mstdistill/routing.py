@@ -156,8 +156,8 @@ class RoutingRule:
         The probabilities r alone receive a gradient. Dense labels take the mean over the pixels with a label in range.
         """
         log_p = teachers.detach().float().log_softmax(dim=2)
-        if label.dim() == 1:
-            right = log_p.gather(2, label.view(-1, 1, 1).expand(-1, log_p.shape[1], 1)).squeeze(2)
+        if label.dim() == 1:  # without a label any class: such a row counts nothing
+            right = log_p.gather(2, label.clamp(min=0).view(-1, 1, 1).expand(-1, log_p.shape[1], 1)).squeeze(2)
             return -(routing.log_probs + right).logsumexp(dim=1)
         valid = (label >= 0) & (label < log_p.shape[2])
         target = label.clamp(0, log_p.shape[2] - 1).unsqueeze(1).unsqueeze(2).expand(-1, log_p.shape[1], 1, -1, -1)

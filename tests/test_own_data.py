@@ -69,6 +69,42 @@ def test_arrays_come_as_they_are_and_are_cut_by_the_protocol(tmp_path: Path) -> 
     assert label.tolist() == [columns["label"][i] for i in order]
 
 
+def test_rows_without_a_label_train_and_nothing_else(tmp_path: Path) -> None:
+    """They are left out and counted, or kept for training alone; the labelled ones are cut as they would be alone."""
+    columns = arrays(60)
+    columns["label"] = [None if i % 2 else i % 3 for i in range(60)]
+    location = saved(tmp_path / "d", columns)
+    left, without = opened(location, "age", columns={"age": "age"})
+    assert "30 instances have no label and are left out; data.unlabelled=learn" in " ".join(left.notes)
+    _, learned = opened(location, "age", columns={"age": "age"}, unlabelled="learn")
+    assert [len(learned[name]) for name in ("train", "validation", "test")] == [18 + 30, 6, 6]
+    for name in ("train", "validation", "test"):
+        views, label = everything(learned[name], "age")
+        ages, known = views["age"][:, 0], label >= 0
+        alone, its = everything(without[name], "age")
+        assert ages[known].tolist() == alone["age"][:, 0].tolist()
+        assert label[known].tolist() == its.tolist()
+        assert (ages[~known] % 2 == 1).all()
+        assert (~known).sum() == (30 if name == "train" else 0)
+
+
+def test_splits_of_ones_own_keep_their_unlabelled_rows_for_training(tmp_path: Path) -> None:
+    import datasets
+
+    made = {}
+    for split, count in (("train", 40), ("test", 10)):
+        columns = arrays(count)
+        columns["label"] = [i % 3 if i % 4 == 0 else -1 for i in range(count)]
+        made[split] = datasets.Dataset.from_dict(columns)
+    datasets.DatasetDict(made).save_to_disk(str(tmp_path / "d"))
+    data, splits = opened(str(tmp_path / "d"), "age", columns={"age": "age"}, unlabelled="learn")
+    assert "7 instances have no label and are left out" in " ".join(data.notes)
+    label = {name: everything(split, "age")[1] for name, split in splits.items()}
+    assert {name: (len(x), int((x < 0).sum())) for name, x in label.items()} == {
+        "train": (38, 30), "validation": (2, 0), "test": (3, 0),
+    }  # fmt: skip
+
+
 def test_a_registered_backbone_trains_on_raw_pictures(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 # The kinds of values that a row can hold for a network.
 KINDS = ("image", "audio", "text", "array")
+# The class of an instance without one.
+UNLABELLED = -1
 
 
 @dataclass(frozen=True)

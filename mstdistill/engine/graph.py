@@ -96,14 +96,15 @@ class StepGraph:
     def _run(self, batch: Batch, key: Hashable) -> Parts:
         fixed = key
         shapes = tuple((name, x.shape, x.dtype) for name, x in sorted(batch.inputs.items()))
-        key = (key, shapes, batch.label.shape, batch.normaliser, batch.share)
+        key = (key, shapes, batch.label.shape, batch.normaliser, batch.share, batch.labelled)
         if key in self._recorded:
             return self._replay(self._recorded[key], batch)
         self._seen[key] = self._seen.get(key, 0) + 1
         if self._seen[key] <= self.warmup:
             return self.step(batch)
         own = Batch({name: x.clone() for name, x in batch.inputs.items()}, batch.label.clone(), batch.index.clone(),
-                      batch.weight.clone(), batch.normaliser, batch.share, batch.closes_step)  # fmt: skip
+                      batch.weight.clone(), batch.normaliser, batch.share, batch.closes_step,
+                    labelled=batch.labelled)  # fmt: skip
         out: Parts = {}
 
         def work() -> None:

@@ -58,6 +58,7 @@ class Baseline:
         name: as the recipe calls it.
         taught_by: "one" (`baseline.teacher` says which), "all" or "nobody".
         not_dense: why it can't run dense tasks; empty: it can.
+        needs_labels: why it needs a label of every instance; empty: it doesn't.
         reads_logits: whether it looks at the teachers' logits.
         teacher_learns: whether the teacher trains with the student in its last stage.
         trains_teacher: whether any stage after the teacher's own trains it.
@@ -75,6 +76,7 @@ class Baseline:
     name: ClassVar[str]
     taught_by: ClassVar[str] = "one"
     not_dense: ClassVar[str] = ""
+    needs_labels: ClassVar[str] = ""
     reads_logits: ClassVar[bool] = True
     teacher_learns: ClassVar[bool] = False
     trains_teacher: ClassVar[bool] = False
@@ -87,6 +89,8 @@ class Baseline:
             raise ConfigError(f"method {self.name} can't run a dense task: {self.not_dense}")
         if self.trains_teacher and self.teachers[0].frozen:
             raise ConfigError(f"method {self.name} trains its teacher, and {self.teachers[0].name!r} is frozen")
+        if self.needs_labels and experiment.partly_labelled:
+            raise ConfigError(f"method {self.name} can't learn from instances without a label: {self.needs_labels}")
         self.temperature = experiment.recipe.temperature
         self._learn = {t.name: {n for n, p in t.module.named_parameters() if p.requires_grad} for t in self.teachers}
         self.student_features: list[Feature] = []

@@ -161,6 +161,7 @@ class Crd(Baseline):
 
     name = "crd"
     not_dense = "it draws negatives from other classes, and an instance of a dense task has many"
+    needs_labels = "it draws negatives from other classes"
     reads_logits = False
     options: Options
 

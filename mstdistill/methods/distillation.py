@@ -93,7 +93,8 @@ def run(experiment: Experiment, method: Baseline) -> list[dict[str, Any]]:
         if stage.knowledge is not None:
             experiment.screen.say(f"teacher knowledge {stage.knowledge.about}")
             facts["teacher_knowledge"] = stage.knowledge.about
-        loader = experiment.loader("train", stage.modalities, settings, shuffle=True)
+        nobody = method.taught_by == "nobody"
+        loader = experiment.loader("train", stage.modalities, settings, shuffle=True, labelled=nobody)
         found = experiment.train(stage, loader, settings, facts)
     load_state(experiment.student, part(found.state, "student"))
     if method.teacher_learns:

@@ -117,7 +117,7 @@ class Distill:
         found = self.rule.distillation(
             student, teachers, routing, recipe.temperature, rows=rows, chosen=chosen, label=batch.label,
             kd_scale=share * decayed(weights.kd, weights.kd_decay, epoch), task_scale=task_share * weights.task,
-            ignore_index=ignore,
+            ignore_index=losses.ignored(ignore),
         )  # fmt: skip
         parts = {
             "task": (found.task * task_share).sum(),
@@ -126,7 +126,9 @@ class Distill:
         }
         loss = found.loss.sum() + decayed(weights.balance, weights.balance_decay, epoch) * parts["balance"]
         if self.rule.signal in ("task", "both"):
-            parts["router"] = batch.mean(self.rule.task_signal(self.teachers.gather(batch), batch.label, routing))
+            signal = self.rule.task_signal(self.teachers.gather(batch), batch.label, routing)
+            known = batch.mean(signal) if batch.labelled is None else (signal * batch.task_scale(dtype)).sum()
+            parts["router"] = known
             loss = loss + weights.router * parts["router"]
         parts["share"] = self.rule.shares(routing, batch.weight) / batch.normaliser
         return {"loss": loss, **parts}

@@ -62,6 +62,8 @@ class Specialise:
         """[B] losses of one masked teacher's logits."""
         rows = kd_rows(masked, student.to(masked.dtype), self.experiment.recipe.temperature)
         weight = self.experiment.recipe.specialise.task
+        if batch.labelled is not None:  # a mean over the labelled ones in a mean over all
+            weight *= batch.normaliser / max(batch.labelled, 1e-12)
         if weight:
             rows = rows + weight * losses.task_rows(masked, batch.label, self.experiment.task.ignore_index)
         return rows

@@ -29,6 +29,9 @@ def launch(processes: int, out: Path, *settings: str) -> subprocess.CompletedPro
     (4, ("distill.clip_norm=0.5",)),
     (2, ("count=33", "norm=true")),  # the last step is one row, under batch norms
     (2, ("unused=true",)),  # parts of the networks have no part in the loss
+    (2, ("data.labelled=0.1",)),  # steps without a label among them
+    (2, ("data.labelled=0.3", "data.labelled_share=0.4", "accumulate=2", "routing.rule=soft", "routing.signal=task",
+         "specialise.task=0.5")),
 ])  # fmt: skip
 def test_processes_of_a_batch_equal_one_of_a_wide_batch(processes: int, extra: tuple[str, ...], tmp_path: Path) -> None:
     """float32, 75 instances: the last step is short and uneven over the ranks.

@@ -17,7 +17,8 @@ from tests.forking import fork  # isort: skip  before any work
 from tests import toy
 from tests.faults.striking import Blow, draw, observer
 
-SETTINGS = {"run": {"checkpoint_steps": 3}, "dropout": 0.2, "batch_size": 4, "quiet": False}
+SETTINGS = {"run": {"checkpoint_steps": 3}, "dropout": 0.2, "batch_size": 4, "quiet": False,
+            "data": {"labelled": 0.4, "labelled_share": 0.3}}  # fmt: skip
 
 
 def attempt(folder: Path, blow: Blow | None = None) -> int:

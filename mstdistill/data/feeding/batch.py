@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ... import ranks
 from ..scale import Scale
+from ..source import UNLABELLED
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Batch:
             weighted losses divided by it averages, over DDP's mean of the ranks, to the mean over the global batch.
         share: this micro-batch's part of the optimiser step's instances.
         closes_step: whether the optimiser steps after it.
+        labelled: as `normaliser`, of the labelled instances alone; None: all of them are labelled.
         scales: how modalities that are as stored become what networks take; `to` applies them, where the batch goes.
     """
 
@@ -36,6 +38,7 @@ class Batch:
     share: float = 1.0
     closes_step: bool = True
     scales: Mapping[str, Scale] = field(default_factory=dict)
+    labelled: float | None = None
 
     @property
     def instances(self) -> float:
@@ -45,6 +48,12 @@ class Batch:
     def scale(self, dtype: torch.dtype) -> Tensor:
         """[B] what each instance counts in the mean over the global batch."""
         return self.weight.to(dtype) / self.normaliser
+
+    def task_scale(self, dtype: torch.dtype) -> Tensor:
+        """[B] what each instance counts in the mean over the labelled ones of the global batch; 0 without a label."""
+        if self.labelled is None:
+            return self.scale(dtype)
+        return self.weight.to(dtype) * (self.label != UNLABELLED).to(dtype) / max(self.labelled, 1e-12)
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the global batch of values [B]."""
@@ -59,7 +68,7 @@ class Batch:
         inputs = {name: self.scales[name](move(x)) if name in self.scales else move(x)
                   for name, x in self.inputs.items()}  # fmt: skip
         return Batch(inputs, move(self.label), move(self.index), move(self.weight), self.normaliser, self.share,
-                     self.closes_step)  # fmt: skip
+                     self.closes_step, labelled=self.labelled)  # fmt: skip
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, from where a GPU fetches it while it computes."""

@@ -22,9 +22,10 @@ from ... import ranks
 from ...errors import DataError
 from ..instance import check_batch
 from ..scale import Scale
-from ..source import Labels
+from ..source import UNLABELLED, Labels
 from ..split import OnDevice, Split, called, reader
 from .batch import Batch
+from .mixing import mixed_order
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class MicroBatch:
     normaliser: float
     share: float
     closes_step: bool
+    labelled: float | None = None
 
 
 class Loader:
@@ -51,6 +53,8 @@ class Loader:
         threads: fetch batches ahead in this process, into page-locked memory where there is a GPU; for prepared data,
             whose rows are copied without Python's lock.
         num_classes, ignore_index: what labels may be.
+        labelled_share: of every optimiser step's instances, where some have no label: 1 for labelled ones alone, None
+            for what chance gives.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Loader:
         threads: int = 0,
         num_classes: int | None = None,
         ignore_index: int | None = None,
+        labelled_share: float | None = None,
         name: str = "data",
     ) -> None:
         if batch_size < 1:
@@ -73,7 +78,9 @@ class Loader:
         self.split, self.modalities, self.batch_size = split, list(modalities), batch_size
         self.shuffle, self.seed, self.accumulate, self.workers = shuffle, seed, accumulate, workers
         self.num_classes, self.ignore_index, self.name, self.threads = num_classes, ignore_index, name, threads
-        self.labels = Labels(count=num_classes, ignore=ignore_index)
+        self.labelled: np.ndarray | None = getattr(split, "labelled", None)
+        self.labelled_share = labelled_share if self.labelled is not None else None
+        self.labels = Labels(count=num_classes, ignore=ignore_index if self.labelled is None else UNLABELLED)
         self.pinned = torch.cuda.is_available()
         # a protocol's check looks through a class each time: once is enough
         self._read, self._device = reader(split), split if isinstance(split, OnDevice) else None
@@ -84,6 +91,9 @@ class Loader:
         count = len(self.split)
         if not self.shuffle:
             return np.arange(count)
+        if self.labelled is not None and self.labelled_share is not None:
+            step = self.batch_size * self.accumulate * ranks.world_size()
+            return mixed_order(self.labelled, self.labelled_share, step, self.seed, epoch)
         return np.random.default_rng([self.seed, epoch, 0x0D0E]).permutation(count)
 
     @property
@@ -100,6 +110,7 @@ class Loader:
             step = order[start : start + wide * self.accumulate]
             parts = [step[i : i + wide] for i in range(0, len(step), wide)]
             micro = []
+            labelled = None if self.labelled is None else float(self.labelled[step].sum()) / world
             for number, part in enumerate(parts):
                 mine = part[ranks.share_of(len(part), world, rank)]
                 # no process may be left out of a step; a row that doesn't count keeps it in
@@ -111,6 +122,7 @@ class Loader:
                         normaliser=len(step) / world,
                         share=len(part) / len(step),
                         closes_step=number == len(parts) - 1,
+                        labelled=labelled,
                     )
                 )
             yield micro
@@ -188,7 +200,8 @@ class Loader:
         scales: Mapping[str, Scale] = getattr(self.split, "scales", {})
         weight = torch.ones(len(index), device=index.device)
         weight[micro.real :] = 0.0
-        return Batch(inputs, label, index, weight, micro.normaliser, micro.share, micro.closes_step, scales)
+        return Batch(inputs, label, index, weight, micro.normaliser, micro.share, micro.closes_step, scales,
+                     micro.labelled)  # fmt: skip
 
     def _check(self, inputs: Mapping[str, Tensor], label: Tensor, index: np.ndarray) -> None:
         """Raises DataError for NaN or Inf in the data and for labels out of range."""

@@ -27,6 +27,7 @@ class ResidentSplit:
         self.split: Split = loader.split
         self.device, self.fingerprint = device, loader.split.fingerprint
         self.scales: Mapping[str, Scale] = getattr(loader.split, "scales", {})
+        self.labelled: np.ndarray | None = getattr(loader.split, "labelled", None)
         count, at = len(loader.split), 0
         first = loader.first(1)
         self.inputs = {name: x.new_empty(count, *x.shape[1:], device=device) for name, x in first.inputs.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,16 +34,24 @@ def publisher_splits(whole: PreparedSplit, limit: int | None) -> dict[str, Split
     """The parts that the publisher made; where there is no validation part, a fifth of the training part is it."""
     column = whole.columns.get("part")
     parts = column.take(torch.arange(len(whole))).numpy() if column else np.full(len(whole), -1)
-    return limited({name: Subset(whole, index) for name, index in publisher_rows(parts, whole.name).items()}, limit)
+    rows = publisher_rows(parts, whole.name, _bare(whole))
+    return limited({name: Subset(whole, index) for name, index in rows.items()}, limit)
 
 
-def publisher_rows(parts: np.ndarray, name: str) -> dict[str, np.ndarray]:
+def publisher_rows(parts: np.ndarray, name: str, label: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Which rows are train, validation and test, by each row's part [N]: 0, 1, 2, or -1 for none.
+
+    Args:
+        label: [N] classes, -1 for none, where some training rows have none.
 
     Raises:
         DataError: no train or test part, or a training part too small to cut validation from.
     """
     rows = {name: np.flatnonzero(parts == number) for number, name in enumerate(SPLITS)}
+    bare = np.zeros(0, dtype=np.int64)  # without a label: for training alone
+    if label is not None:
+        bare = np.flatnonzero((parts == 0) & (label < 0))
+        rows["train"] = np.setdiff1d(rows["train"], bare)
     if not len(rows["train"]) or not len(rows["test"]):
         raise DataError(f"{name}: the publisher gave no train and test parts; use data.split=protocol")
     if not len(rows["validation"]):
@@ -51,6 +60,8 @@ def publisher_rows(parts: np.ndarray, name: str) -> dict[str, np.ndarray]:
         rows["train"], rows["validation"] = np.sort(order[:cut]), np.sort(order[cut:])
         if not cut:
             raise DataError(f"{name}: {len(order)} training instances are too few to cut validation from them")
+    if len(bare):
+        rows["train"] = np.union1d(rows["train"], bare)
     return rows
 
 
@@ -67,13 +78,39 @@ def protocol_splits(whole: Split, group: int, limit: int | None, indices: str | 
     return _subsets(whole, order, limit)
 
 
-def own_splits(whole: Split, group: int, limit: int | None, indices: str | None = None) -> dict[str, Split]:
-    """60/20/20 of a user's own data, which the paper says nothing of: their groups are of NumPy's newer generator."""
+def own_splits(
+    whole: PreparedSplit, group: int, limit: int | None, indices: str | None = None
+) -> dict[str, Split]:  # fmt: skip
+    """60/20/20 of a user's own data, which the paper says nothing of: their groups are of NumPy's newer generator.
+
+    Rows without a label are all for training.
+    """
+    label = _bare(whole)
     if indices is not None:
-        return protocol_splits(whole, group, limit, indices)
-    generator = np.random.default_rng(_PROTOCOL_SEED)
-    orders = [generator.permutation(len(whole)) for _ in range(group + 1)]
-    return _subsets(whole, orders[group], limit)
+        order = read_permutation(Path(indices).expanduser(), group, len(whole))
+    else:
+        generator = np.random.default_rng(_PROTOCOL_SEED)
+        known: Any = len(whole) if label is None else np.flatnonzero(label >= 0)
+        orders = [generator.permutation(known) for _ in range(group + 1)]
+        order = orders[group]
+    if label is None:
+        return _subsets(whole, order, limit)
+    bare = np.flatnonzero(label < 0)
+    order = order[label[order] >= 0]
+    if limit is not None:
+        bare, limit = bare[: limit * len(bare) // len(whole)], max(3, limit * len(order) // len(whole))
+    cut = cut_rows(order, limit)
+    cut["train"] = np.concatenate([cut["train"], bare])
+    return {name: Subset(whole, rows) for name, rows in cut.items()}
+
+
+def _bare(whole: PreparedSplit) -> np.ndarray | None:
+    """[N] classes, -1 for none; None where each row has one."""
+    column = whole.columns["label"]
+    if len(whole) and column.take(torch.arange(1)).dim() > 1:
+        return None  # maps: a pixel without a class is ignored
+    values: np.ndarray = column.take(torch.arange(len(whole))).numpy()
+    return values if bool((values < 0).any()) else None
 
 
 def released_order(count: int, group: int) -> np.ndarray:

@@ -176,12 +176,13 @@ def open_own(settings: DataSettings) -> OwnData:
     columns, modalities = choose_columns(raw, settings, settings.dir)
     raw, left_out = complete_splits(raw, [*columns.values(), settings.label], columns, modalities, settings.dir)
     resolved = classes.resolve(_label_columns(raw, settings.label), f"{settings.dir}: column {settings.label!r}")
-    numbers, unlabelled = _labelled_splits(resolved.numbers)
-    items, parted, more = _items(numbers)
+    learn = settings.unlabelled == "learn"
+    numbers, unlabelled = _labelled_splits(resolved.numbers, learn)
+    items, parted, more = _items(numbers, learn)
     digest = hashlib.sha256(raw.identity.encode())
     for name, values in resolved.numbers.items():
         digest.update(name.encode() + values.tobytes())
-    digest.update(repr(sorted(columns.items())).encode())
+    digest.update(repr(sorted(columns.items())).encode() + b" unlabelled too" * learn)
     task = Task(TASK.name, settings.dir, dict.fromkeys(columns, ()), len(resolved.names), class_names=resolved.names)
     used = Raw({name: raw.splits[name] for name in numbers}, raw.streaming, raw.identity)
     return OwnData(
@@ -291,22 +292,24 @@ def _label_columns(raw: Raw, column: str) -> dict[str, classes.Column]:
     return found
 
 
-def _labelled_splits(numbers: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The splits that have labels, and which ones are left out."""
+def _labelled_splits(numbers: Mapping[str, np.ndarray], learn: bool) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The splits that have labels, and which ones are left out; with `learn`, training rows without one stay."""
     kept, notes = dict(numbers), []
     for split in ("validation", "test"):
         if split in kept and not (kept[split] >= 0).any():
             notes.append(f"the {split} split has no labels and isn't used")
             del kept[split]
-    dropped = sum(int((values < 0).sum()) for values in kept.values())
+    stay = [name for name in kept if learn and name in ("train", "all")]
+    dropped = sum(int((values < 0).sum()) for name, values in kept.items() if name not in stay)
     if dropped:
-        notes.append(f"{dropped:,} instances have no label and are left out")
+        hint = "" if learn else "; data.unlabelled=learn distils on those of the training part"
+        notes.append(f"{dropped:,} instances have no label and are left out{hint}")
     return kept, notes
 
 
-def _items(numbers: Mapping[str, np.ndarray]) -> tuple[list[Item], bool, list[str]]:
-    """Labelled instances with their parts. A test split that is missing is held out of the training part; a missing
-    validation split is cut where the data are read."""
+def _items(numbers: Mapping[str, np.ndarray], learn: bool) -> tuple[list[Item], bool, list[str]]:
+    """Labelled instances with their parts, and with `learn` the training part's others. A test split that is missing
+    is held out of the training part; a missing validation split is cut where the data are read."""
     parted = len(numbers) > 1
     items, notes = [], []
     for split, values in numbers.items():
@@ -319,6 +322,6 @@ def _items(numbers: Mapping[str, np.ndarray]) -> tuple[list[Item], bool, list[st
         part = SPLITS.index(split) if parted else -1
         items += [
             Item(f"{split}/{row}", (split, int(row)), int(values[row]), SPLITS.index("test") if row in held else part)
-            for row in rows.tolist()
+            for row in (np.arange(len(values)) if learn and split in ("train", "all") else rows).tolist()
         ]
     return items, parted, notes

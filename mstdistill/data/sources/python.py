@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ...errors import DataError, nearest
 from ..decode.value import array_of
 from ..instance import attempted, infinite
-from ..source import Labels, Modality, Row
+from ..source import UNLABELLED, Labels, Modality, Row
 
 # Positions looked at before anything is trained: shapes, types, labels, and whether an item is the same twice.
 _PROBES = 16
@@ -33,6 +33,7 @@ class DatasetSplit:
         name: of the data set, for messages: train[3].
         class_names: words that labels may be.
         dtype: of floating-point values.
+        unlabelled: whether labels may be missing: None, NaN or -1, all read as -1.
 
     Attributes:
         notes: what was read in another way than it was given.
@@ -52,11 +53,12 @@ class DatasetSplit:
         class_names: Sequence[str] = (),
         ignore: int | None = None,
         dtype: torch.dtype = torch.float32,
+        unlabelled: bool = False,
     ) -> None:
         _check_kind(dataset, name)
         self.dataset, self.label, self.name, self.dtype = dataset, label, name, dtype
         self.names = tuple(names) if names is not None else None
-        self.class_names, self.ignore = tuple(class_names), ignore
+        self.class_names, self.ignore, self.unlabelled = tuple(class_names), ignore, unlabelled
         self.numbers = {word: i for i, word in enumerate(self.class_names)}
         self.notes: list[str] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -201,8 +203,11 @@ class DatasetSplit:
                 hint = nearest(given, self.numbers) if self.numbers else "name the classes: class_names=(...)"
                 raise DataError(f"{where}: label {given!r} is a word that no class has; {hint}")
             return self.numbers[given]
+        if self.unlabelled and (given is None or (isinstance(given, float) and given != given)):
+            return UNLABELLED
         if given is None:
-            raise DataError(f"{where} has no {self.label!r}; leave such items out")
+            raise DataError(f"{where} has no {self.label!r}; leave such items out, or learn from them too: "
+                            "data.unlabelled=learn")  # fmt: skip
         found = _tensor(given, torch.float64, f"{where}: label")
         return self._class(found, where)
 
