@@ -70,6 +70,8 @@ def calibration_losses(logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
 
 
 def calibrated(losses: Tensor) -> Tensor:
-    """[M] the temperatures at which the losses [M, G + 1] are least; 1 where nothing counted."""
-    found = _GRID.to(losses.device)[losses[:, :-1].argmin(dim=1)]
-    return torch.where(losses[:, -1] > 0, found, 1.0)
+    """[M] the temperatures at which the losses [M, G + 1] are least; 1 where nothing counted, or none matters: a
+    teacher without logits there says the same of all classes."""
+    grid, flat = losses[:, :-1], 1e-9 * losses[:, :-1].abs().amax(dim=1)
+    found = _GRID.to(losses.device)[grid.argmin(dim=1)]
+    return torch.where((losses[:, -1] > 0) & (grid.amax(dim=1) - grid.amin(dim=1) > flat), found, 1.0)

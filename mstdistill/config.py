@@ -106,6 +106,8 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSettings:
+        if getattr(self, "logits", None) is not None:
+            return self
         if (self.backbone is None) == (self.hf is None):
             raise ValueError("give either backbone (a registered name) or hf (a hub id or folder)")
         if self.hf is None:
@@ -118,12 +120,28 @@ class ModelSettings(Settings):
 class TeacherSettings(ModelSettings):
     """A teacher: what it sees, where its masks sit."""
 
+    later: ClassVar[tuple[str, ...]] = ("logits",)
     name: str = Field(description="as tables and baseline.teacher call it")
-    modalities: list[str] = Field(min_length=1, description="what it sees, in the order of its inputs")
+    modalities: list[str] = Field(default_factory=list, description="what it sees, in the order of its inputs")
+    logits: str | None = Field(
+        None, description="no network, its logits alone: a file (.safetensors, .npy), or a modality that holds them"
+    )
     taps: list[str] = Field(
         default_factory=list, description="submodules whose features get masks, one specialised teacher each"
     )
     frozen: bool = Field(False, description="ready-trained: stage 1 uses it as a reference and leaves it as it is")
+
+    @model_validator(mode="after")
+    def _network_or_logits(self) -> TeacherSettings:
+        if self.logits is None:
+            if not self.modalities:
+                raise ValueError("modalities: give at least one that this teacher sees")
+            return self
+        for key in ("backbone", "hf", "weights", "modalities", "taps"):
+            if getattr(self, key):
+                why = "it has no features to mask" if key == "taps" else "leave one of the two out"
+                raise ValueError(f"{key} goes with a network, and logits is a teacher without one; {why}")
+        return self
 
 
 class Pairing(Settings):

@@ -397,6 +397,10 @@ class Experiment:
             return None
         return Fit(state, facts["best_epoch"], facts["history"])
 
+    def judges(self, view: Sequence[str], split: str) -> bool:
+        """Whether a split has what a network sees; logits that were given may be of the training data alone."""
+        return not set(view) & getattr(self.splits[split], "lacks", frozenset())
+
     def judge_teachers(self) -> dict[str, Evaluation]:
         """Show the teachers' validation scores; warn of one that is near chance."""
         import math
@@ -404,6 +408,9 @@ class Experiment:
         scores = {}
         chance = 1.0 / self.task.num_classes
         for teacher in self.teachers:
+            if not self.judges(teacher.modalities, "validation"):
+                self.screen.say(f"teacher {teacher.name}: logits of the training data alone, judged by nothing")
+                continue
             result = self.evaluate(teacher.module, teacher.modalities, "validation")
             scores[teacher.name] = result
             self.screen.say(

@@ -302,7 +302,7 @@ def _summary(experiment: Experiment, outcome: Any, twin: nn.Module | None, start
     for name, kind, module, view in rows:
         entry: dict[str, Any] = {"name": name, "kind": kind, "sees": [modality_of(one) for one in view]}
         for split in ("validation", "test"):
-            if split in experiment.splits:
+            if split in experiment.splits and experiment.judges(view, split):
                 entry[split] = experiment.evaluate(module, view, split).as_dict()
         figures.append(entry)
     stages = {}

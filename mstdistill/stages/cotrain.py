@@ -86,7 +86,7 @@ def judged(experiment: Experiment, cohort: Cohort, names: Sequence[str], every: 
     record: dict[str, Any] = {}
     found = []
     for name, member, view in zip(names, cohort.members, cohort.views, strict=True):
-        if every or name == "student":
+        if (every and experiment.judges(view, "validation")) or name == "student":
             result = experiment.evaluate(member, view, "validation")
             record[f"validation/{name}/loss"] = result.loss
             record[f"validation/{name}/accuracy"] = result.accuracy

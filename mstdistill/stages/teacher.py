@@ -69,6 +69,8 @@ def run(experiment: Experiment, teacher: Teacher) -> None:
 
 def _judge(experiment: Experiment, teacher: Teacher) -> None:
     """Show its validation score; warn where it is near chance."""
+    if not experiment.judges(teacher.modalities, "validation"):
+        return
     result = experiment.evaluate(teacher.module, teacher.modalities, "validation")
     classes, accuracy = experiment.task.num_classes, result.accuracy
     experiment.screen.say(
