@@ -16,7 +16,8 @@ import re
 from collections import Counter
 from typing import Any
 
-from .aot import Build, builds, compiled
+from .aot import compiled
+from .configurations import Build, builds
 
 # NVIDIA's alone: their texts name each access's width.
 TARGET = "sm_90"
@@ -53,7 +54,7 @@ def share_of(counts: dict[int, int], width: int, threads: int, tiles: int) -> fl
 
 def look(build: Build) -> dict[str, Any]:
     """Of a build: `accesses`, its blocks' `threads` and the `tiles`' bytes."""
-    text = compiled(build, TARGET).asm
+    text = compiled(build).asm
     return {**accesses(text["ptx"]), "threads": 32 * build.warps, "tiles": tile_bytes(text["ttgir"])}
 
 
@@ -62,9 +63,8 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="builds whose name holds one of these; none: all of them")
     options = parser.parse_args()
     for build in builds():
-        name = build.name(TARGET)
-        if TARGET in build.targets and (not options.words or any(word in name for word in options.words)):
-            print(json.dumps({"build": name, **look(build)}), flush=True)
+        if build.target == TARGET and (not options.words or any(word in build.name for word in options.words)):
+            print(json.dumps({"build": build.name, **look(build)}), flush=True)
 
 
 if __name__ == "__main__":
