@@ -19,7 +19,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ LIMITS = {
 }
 
 
-def _triton_version() -> str:
+def triton_version() -> str:
+    """Of the Triton that is installed."""
     import triton
 
     return str(triton.__version__)
@@ -140,22 +142,34 @@ def faults(name: str, found: dict[str, Any]) -> list[str]:
     return out + ([f"{name}: float atomics"] if found["float_atomics"] else [])
 
 
-def _job(build: Build) -> tuple[str, dict[str, Any]]:
+Job = Callable[[Build], dict[str, Any]]
+
+
+def _job(build: Build, work: Job) -> tuple[str, dict[str, Any]]:
     try:
-        return build.name, compile_for(build)
+        return build.name, work(build)
     except Exception as error:
         return build.name, {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
 
 
-def compile_all(items: list[Build], processes: int) -> dict[str, dict[str, Any]]:
+def compile_all(items: list[Build], processes: int, work: Job = compile_for) -> dict[str, dict[str, Any]]:
     """Compile in several processes, with a line now and then."""
     table: dict[str, dict[str, Any]] = {}
+    if not items:
+        return table
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=200) as pool:
-        for name, found in pool.imap_unordered(_job, items, chunksize=4):
+        for name, found in pool.imap_unordered(partial(_job, work=work), items, chunksize=4):
             table[name] = found
             if len(table) % 50 == 0 or len(table) == len(items):
                 print(f"{len(table)} of {len(items)} built", flush=True)
     return dict(sorted(table.items()))
+
+
+def write(path: Path, table: dict[str, dict[str, Any]]) -> None:
+    """A table of builds, one a line, with the Triton that made it."""
+    lines = [f"{json.dumps(name)}: {json.dumps(found)}" for name, found in sorted(table.items())]
+    version = f'"triton": {{"version": "{triton_version()}"}}'
+    path.write_text("{\n" + ",\n".join([version, *lines]) + "\n}\n")
 
 
 def check(table: dict[str, dict[str, Any]], fresh: int, processes: int) -> list[str]:
@@ -166,7 +180,7 @@ def check(table: dict[str, dict[str, Any]], fresh: int, processes: int) -> list[
     """
     items = {build.name: build for build in builds()}
     table = dict(table)
-    same = table.pop("triton", {}).get("version") == _triton_version()
+    same = table.pop("triton", {}).get("version") == triton_version()
     out = [f"{name}: no longer a configuration" for name in table if name not in items]
     for name, build in items.items():
         if name not in table:
@@ -206,9 +220,7 @@ def main() -> None:
         items = [build for build in items if options.only in build.name]
         kept.pop("triton", None)
         table = {**kept, **compile_all(items, options.processes)}
-        lines = [f"{json.dumps(name)}: {json.dumps(found)}" for name, found in sorted(table.items())]
-        version = f'"triton": {{"version": "{_triton_version()}"}}'
-        options.update.write_text("{\n" + ",\n".join([version, *lines]) + "\n}\n")
+        write(options.update, table)
         wrong = [line for name, found in table.items()
                  for line in ([f"{name}: {found['error']}"] if "error" in found else faults(name, found))]  # fmt: skip
         print(*wrong, f"{len(table)} builds, {len(wrong)} beyond a limit", sep="\n")
@@ -216,8 +228,8 @@ def main() -> None:
     if options.check:
         table = json.loads(options.check.read_text())
         of = table.get("triton", {}).get("version")
-        if of != _triton_version():
-            print(f"the table is of Triton {of}, this is {_triton_version()}: new builds are held against the limits")
+        if of != triton_version():
+            print(f"the table is of Triton {of}, this is {triton_version()}: new builds are held against the limits")
         wrong = check(table, options.fresh, options.processes)
         print(*wrong, f"{len(wrong)} complaints", sep="\n")
         sys.exit(1 if wrong else 0)
