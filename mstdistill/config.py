@@ -102,7 +102,10 @@ class ModelSettings(Settings):
         10.0, gt=0, description="hf: length that sounds are padded or cut to, where the processor has none of its own"
     )
     gradient_checkpointing: bool = Field(False, description="hf: less memory in training, a third more time")
-    compile: bool = Field(False, description="torch.compile for plain forwards; tapped ones stay as they are")
+    compile: bool | Literal["auto"] = Field(
+        False, description="torch.compile for plain forwards; tapped ones stay as they are. auto: where a few timed "
+        "steps say so, which choose the memory format and a CPU's threads too; the run remembers it"
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSettings:

@@ -32,6 +32,7 @@ from .engine.seeding import initialising, named_seed
 from .errors import ConfigError, first_line
 from .evaluation import Evaluation, evaluate
 from .files import write_tensors, write_text
+from .pace import Paces, Runner, lay, settled
 from .teachers.ensemble import Ensemble
 from .teachers.mask import MaskPlan, plan_mask
 from .teachers.tap import Teacher, call, discover
@@ -75,6 +76,8 @@ class Experiment:
         self.finished: Callable[[str], None] | None = None  # told of each stage whose result was just written
         self._resident: dict[tuple[str, ...], ResidentSplit] = {}
         self._loaders: dict[tuple[object, ...], Loader] = {}
+        self._paces: Paces | None = None
+        self._threads = torch.get_num_threads()
         self._changed: list[nn.Module] = []  # whose batch norms take any batch meanwhile
         self._learns = {name for name, p in student.named_parameters() if p.requires_grad}
         names = [teacher.name for teacher in self.teachers]
@@ -127,31 +130,43 @@ class Experiment:
         from now on (`released` undoes that)."""
         module.to(self.accelerator.device)
         if self.recipe.channels_last:
-            laid: dict[str, Any] = {"memory_format": torch.channels_last}  # older torches don't declare it
-            module.to(**laid)
+            lay(module, channels_last=True)
         self._changed += take_any_batch(module)
         return module
 
     def released(self) -> None:
-        """Give the networks back as they came, trained."""
+        """Give the networks back as they came, trained, and the process its threads."""
+        if self._paces is not None:
+            torch.set_num_threads(self._threads)
         take_back(self._changed)
         self._changed.clear()
 
-    def compiled(self, module: nn.Module) -> nn.Module:
-        """The module itself; where its recipe wants that, its plain forwards are compiled from now on. Names and
-        parameters stay; a copy starts uncompiled."""
-        if getattr(module, "wants_compile", False):
+    def compiled(self, module: nn.Module, name: str = "student") -> nn.Module:
+        """The module itself; where its recipe wants that, its plain forwards are compiled from now on, or it runs as
+        was found best for the network of this name. Names and parameters stay; a copy starts uncompiled."""
+        wanted = getattr(module, "wants_compile", False)
+        if wanted == "auto" and self._paces is not None:
+            self._paces.take(module, name)
+        elif wanted:
             module.compile()
         return module
 
     def _compile(self) -> None:
-        """Compile what is to be compiled, and try it."""
-        for module, view in [(self.student, (self.target,)), *((t.module, t.modalities) for t in self.teachers)]:
-            if getattr(self.compiled(module), "wants_compile", False):
-                batch = self.loader("train", view).first().to(self.accelerator.device)
+        """Compile what is to be compiled, and try it; see `pace` for what decides that itself."""
+        networks = [
+            ("student", self.student, (self.target,)),
+            *((t.name, t.module, t.modalities) for t in self.teachers),
+        ]
+        runners = [Runner(name, module, self._first(view).inputs, view) for name, module, view in networks
+                   if getattr(module, "wants_compile", False) == "auto"]  # fmt: skip
+        if runners:
+            self._paces = settled(self.folder, runners, self.recipe.channels_last, self.accelerator.autocast,
+                                  self.screen.say)  # fmt: skip
+        for name, module, view in networks:
+            if getattr(self.compiled(module, name), "wants_compile", False) is True:
                 try:
                     with torch.no_grad():
-                        call(module, batch.inputs, view)
+                        call(module, self._first(view).inputs, view)
                 except Exception as error:  # compilers fail in many ways
                     raise ConfigError(f"compile: true doesn't work here ({first_line(error)}); leave it out") from None
 

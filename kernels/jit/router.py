@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..constants import BALANCES, LOWEST
 from ..launch import wide
+from ..tiles import choose, device_names
 from .base import FUSE_MULTIPLY_ADD, acc_type, aligned, alignment, no_second_derivative, on_device, pow2
 
 
@@ -215,13 +216,16 @@ def route_backward(
     tl.store(grad_ptr + row[:, None] * M + lane[None, :], grad.to(grad_ptr.dtype.element_ty), mask=there)
 
 
-def tiles(rows: int, teachers: int) -> tuple[int, int, int, int, int]:
-    """(rows a tile, padded teachers, tiles a block, blocks, warps): 2,048 elements a tile, at most 512 blocks."""
+def tiles(rows: int, teachers: int, where: tuple[str, ...]) -> tuple[int, int, int, int, int]:
+    """(rows a tile, padded teachers, tiles a block, blocks, warps): at most 512 blocks; few rows take fewer warps."""
     mp = max(2, pow2(teachers))
-    r = max(1, min(256, 2048 // mp, pow2(rows)))
+    choice = choose("route", mp, where=where)
+    r, warps = min(choice["rows"], pow2(rows)), choice["warps"]
+    if r < choice["rows"]:
+        warps = min(warps, max(2, r * mp // 256))
     wanted = -(-max(rows, 1) // r)
     per_block = pow2(wanted) if wanted <= 4 else pow2(-(-wanted // 512))
-    return r, mp, per_block, -(-wanted // per_block), 4 if r * mp >= 1024 else 2
+    return r, mp, per_block, -(-wanted // per_block), warps
 
 
 @torch.library.custom_op("mstdistill::route", mutates_args=())
@@ -234,7 +238,7 @@ def route(logits: Tensor, weight: Tensor | None, k: int, mode: str) -> tuple[Ten
     log_sums = torch.empty(teachers, dtype=acc, device=device)
     counts = torch.empty(teachers, dtype=torch.int64, device=device)
     loss = torch.empty((), dtype=acc, device=device)
-    r, mp, per_block, blocks, warps = tiles(rows, teachers)
+    r, mp, per_block, blocks, warps = tiles(rows, teachers, device_names(device))
     scratch = torch.empty(2 * blocks * mp + blocks, dtype=acc, device=device)
     tally = torch.empty(blocks * mp, dtype=torch.int32, device=device)
     if weight is not None:
@@ -282,7 +286,7 @@ def route_gradient(
     """Gradient [B, M] at the logits, of type `dtype`."""
     rows, teachers = log_probs.shape
     grad = torch.empty(rows, teachers, dtype=dtype, device=log_probs.device)
-    r, mp, _, _, warps = tiles(rows, teachers)
+    r, mp, _, _, warps = tiles(rows, teachers, device_names(log_probs.device))
     strides = outer.stride() if outer is not None else (0, 0)
     align = alignment((teachers,), *([] if outer is None else [outer]))
     if weight is not None:
