@@ -71,8 +71,8 @@ def _route() -> Iterator[Build]:
             parts = {"peak_ptr": "*fp32", "sum_ptr": "*fp32", "count_ptr": "*i32", "part_ptr": "*fp32",
                      "log_sums_ptr": "*fp32", "counts_ptr": "*i64", "loss_ptr": "*fp32"}  # fmt: skip
             shared = {"MP": mp, "MODE": 2, "LOWEST": -1e30, "ACC": "fp32"}
-            backward = {name: "*fp32" for name in ("log_probs_ptr", "log_sums_ptr", "weight_ptr", "outer_ptr",
-                                                   "sums_ptr", "loss_ptr")}  # fmt: skip
+            names = ("log_probs_ptr", "log_sums_ptr", "weight_ptr", "outer_ptr", "sums_ptr", "loss_ptr")
+            backward = dict.fromkeys(names, "*fp32")
             for masked, kind in ((False, ""), (True, " masked")):
                 mask = {"seen_ptr": "*u8"} if masked else {}
                 both = {"R": r, "ALIGN": math.gcd(mp, 16), "WEIGHTED": True, **shared, "MASKED": masked,

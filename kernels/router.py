@@ -102,7 +102,7 @@ def count(indices: Tensor, num_teachers: int, weight: Tensor | None = None) -> T
 
 def available(indices: Tensor, seen: Tensor) -> Tensor:
     """The indices [B, K] of teachers that see their instance, -1 in the place of others."""
-    return torch.where(seen.gather(1, indices), indices, -1)
+    return torch.where((indices >= 0) & seen.gather(1, indices.clamp(min=0)), indices, -1)
 
 
 def top_available(scores: Tensor, seen: Tensor, k: int) -> Tensor:

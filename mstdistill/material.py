@@ -100,7 +100,15 @@ class Material:
         """Student and teachers, each initialised from its own named seed."""
         student = self._network(self.student, screen)
         teachers = [
-            Teacher(t.name, self._network(sight, screen, t.frozen), sight.names, tuple(t.taps), t.frozen)
+            Teacher(
+                t.name,
+                self._network(sight, screen, t.frozen),
+                sight.names,
+                tuple(t.taps),
+                t.frozen,
+                missing=t.missing,
+                modality_dropout=t.modality_dropout,
+            )
             for t, sight in zip(self.recipe.pairing.teachers, self.teachers, strict=True)
         ]
         return student, teachers

@@ -164,7 +164,8 @@ def test_distillation_leaves_gaps_out(form: str, weighted: bool, monkeypatch: py
     def plainly(student: Tensor, weights: Tensor | None) -> list[Tensor]:
         rows = []
         for b, row in enumerate(indices.tolist()):
-            own = [kd_rows(student[b : b + 1], teachers[b : b + 1, m], 3.0) * (1.0 if weights is None else weights[b, i])
+            share = [1.0] * 2 if weights is None else list(weights[b])
+            own = [kd_rows(student[b : b + 1], teachers[b : b + 1, m], 3.0) * share[i]
                    for i, m in enumerate(row) if m >= 0]  # fmt: skip
             kd = torch.stack(own).sum() if own else student[b].sum() * 0.0
             kd = kd / len(own) if own and weights is None else kd
