@@ -16,6 +16,7 @@ from mstdistill import MstdistillError
 from mstdistill.cli import app
 from mstdistill.config import DataSettings, parse
 from mstdistill.data.prepared.views import make_view, open_views
+from mstdistill.data.present import presence
 from mstdistill.data.sources.own import open_own
 from mstdistill.engine.progress import Screen
 from mstdistill.errors import DataError
@@ -103,6 +104,40 @@ def test_splits_of_ones_own_keep_their_unlabelled_rows_for_training(tmp_path: Pa
     assert {name: (len(x), int((x < 0).sum())) for name, x in label.items()} == {
         "train": (38, 30), "validation": (2, 0), "test": (3, 0),
     }  # fmt: skip
+
+
+def test_rows_may_lack_a_modality(tmp_path: Path) -> None:
+    """Prepared with zeros and a column that says so; refused without the setting."""
+    columns = arrays(60)
+    columns["wide"] = [None if i % 3 == 0 else x for i, x in enumerate(columns["wide"])]
+    columns["narrow"] = [[] if i % 4 == 0 else x for i, x in enumerate(columns["narrow"])]
+    columns["age"] = [None if i == 5 else x for i, x in enumerate(columns["age"])]
+    location = saved(tmp_path / "d", columns)
+    wanted = {name: name for name in ("wide", "narrow", "age")}
+    _, splits = opened(location, *wanted, columns=wanted, missing="allow")
+    order = np.random.default_rng(19980427).permutation(60)[:36]
+    there = {"wide": order % 3 != 0, "narrow": order % 4 != 0, "age": order != 5}
+    found = presence(splits["train"])
+    assert all(np.array_equal(values, there[name]) for name, values in found.items())
+    assert {"wide", "narrow"} <= set(found)
+    views, _ = everything(splits["train"], "wide", "narrow", "age")
+    for name, values in there.items():
+        assert (views[name][torch.from_numpy(~values)] == 0).all()
+    assert torch.allclose(views["narrow"][torch.from_numpy(there["narrow"])],
+                          torch.tensor([columns["narrow"][i] for i in order[there["narrow"]]]))  # fmt: skip
+    with pytest.raises(DataError, match=r"instances can't be read, more than data.max_broken 0.02; the first: all/0"):
+        opened(location, *wanted, columns=wanted)
+
+
+def test_a_modality_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    columns = arrays(12)
+    columns["wide"] = [[] for _ in range(12)]
+    import datasets
+
+    feature = datasets.List(datasets.List(datasets.Value("float32")))
+    location = saved(tmp_path / "d", columns, wide=feature)
+    with pytest.raises(DataError, match="no instance has 'wide'; leave it out of the recipe"):
+        opened(location, "wide", "age", columns={"wide": "wide", "age": "age"}, missing="allow")
 
 
 def test_a_registered_backbone_trains_on_raw_pictures(tmp_path: Path) -> None:
@@ -276,6 +311,30 @@ def test_checking_finds_what_is_wrong(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check", saved(tmp_path / "good", arrays(60))])
     assert result.exit_code == 0, result.output
     assert "usable" in result.output
+
+
+def test_checking_says_how_complete_data_are(tmp_path: Path) -> None:
+    import datasets
+
+    columns = arrays(40)
+    columns["wide"] = [None if i % 4 == 0 else x for i, x in enumerate(columns["wide"])]
+    location = saved(tmp_path / "d", columns)
+    refused = mstdistill.check(location)
+    assert not refused.usable
+    assert "learn from what is there (data.missing=allow, --allow-missing)" in refused.wrong[0]
+    allowed = mstdistill.check(location, missing="allow")
+    assert allowed.usable
+    assert allowed.figures["modalities"]["wide"]["present"] == 0.75
+    assert allowed.figures["rows"]["complete"] == 30
+    assert any(text.startswith("10 of 40 instances lack a modality") for text in allowed.odd)
+    shown = CliRunner().invoke(app, ["check", location, "--allow-missing"])
+    assert shown.exit_code == 0
+    assert "75.0 %" in shown.output
+    rows = [{"a": np.ones(3), "b": None if i % 2 else np.ones(2), "label": i % 3} for i in range(20)]
+    assert mstdistill.check(rows, missing="allow").figures["modalities"]["b"]["present"] == 0.5
+    feature = datasets.List(datasets.Value("float32"))
+    nobody = mstdistill.check(saved(tmp_path / "n", {**columns, "wide": [[]] * 40}, wide=feature), missing="allow")
+    assert any(text.startswith("wide: no instance has it") for text in nobody.wrong)
 
 
 def test_checking_pictures_sounds_and_texts(tmp_path: Path) -> None:

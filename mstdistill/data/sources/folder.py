@@ -55,6 +55,11 @@ class PreparedSource:
         }  # fmt: skip
 
     @property
+    def lacking(self) -> bool:
+        """Whether instances may lack a modality."""
+        return any(part.present for part in self.parts.values())
+
+    @property
     def labels(self) -> Labels:
         """As the card names them; where it doesn't, as the task does."""
         task = self.task if self.task is not None and self.task.num_classes else None

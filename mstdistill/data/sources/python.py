@@ -63,6 +63,7 @@ class DatasetSplit:
         self.dataset, self.label, self.name, self.dtype = dataset, label, name, dtype
         self.names = tuple(names) if names is not None else None
         self.class_names, self.ignore, self.unlabelled = tuple(class_names), ignore, unlabelled
+        self.lacking = missing
         self.numbers = {word: i for i, word in enumerate(self.class_names)}
         self.notes: list[str] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -71,6 +72,8 @@ class DatasetSplit:
         first = self._item(0)
         if label not in first:
             raise DataError(f"{name}[0] has no {label!r}; found {sorted(map(str, first))}")
+        if missing:  # the first item says nothing of what it lacks
+            first = self._known(first)
         known = [key for key in first if key != label]
         self.wanted = list(known if wanted is None else dict.fromkeys(wanted))
         for key in self.wanted:
@@ -118,7 +121,9 @@ class DatasetSplit:
         values = {key: self._given(key, position, item) for key in self.wanted}
         return Row(values, label.numpy() if isinstance(label, Tensor) else label)
 
-    def _given(self, key: str, i: int, item: Mapping[str, Any]) -> np.ndarray | DataError:
+    def _given(self, key: str, i: int, item: Mapping[str, Any]) -> np.ndarray | DataError | None:
+        if self.lacking and item.get(key) is None:
+            return None
         try:
             found: np.ndarray = _tensor(item.get(key), self.dtype, f"{key} of {self.name}[{i}]").numpy()
             return found
@@ -164,6 +169,15 @@ class DatasetSplit:
             raise DataError(f"{self.name}[{i}]: each item must be a mapping of modalities and {self.label!r}, not a "
                             f"{type(item).__name__}{tuples}")  # fmt: skip
         return item
+
+    def _known(self, first: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The first items' keys, each with a value where one of them has any."""
+        found = dict(first)
+        for i in range(min(len(self), _PROBES)):
+            for key, value in self._item(i).items():
+                if found.get(key) is None:
+                    found[key] = value
+        return found
 
     def _look_for_missing(self) -> dict[str, np.ndarray]:
         there = {key: np.zeros(len(self), dtype=bool) for key in self.wanted}
