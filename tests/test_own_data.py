@@ -19,7 +19,7 @@ from mstdistill.data.prepared.views import make_view, open_views
 from mstdistill.data.present import presence
 from mstdistill.data.sources.own import open_own
 from mstdistill.engine.progress import Screen
-from mstdistill.errors import DataError
+from mstdistill.errors import ConfigError, DataError
 
 from . import tiny_hub
 
@@ -168,6 +168,51 @@ def test_a_registered_backbone_trains_on_raw_pictures(tmp_path: Path) -> None:
     assert config["class_names"] == ["no", "yes"]
     assert config["input_shape"] == [1, 28, 28]
     assert result.summary["networks"][-1]["name"] == "distilled student"
+
+
+def test_a_recipe_trains_where_sounds_are_missing(tmp_path: Path) -> None:
+    """As above, of whose instances a third has no second modality, and two have no target."""
+    import datasets
+    from PIL import Image
+
+    from mstdistill.pipeline import train
+
+    g = np.random.default_rng(0)
+    label = [i % 2 for i in range(60)]
+    shown = [None if i in (7, 20) else Image.fromarray((g.integers(0, 90, (28, 28)) + 120 * one).astype(np.uint8))
+             for i, one in enumerate(label)]  # fmt: skip
+    heard = [None if i % 3 == 0 else x for i, x in enumerate(g.standard_normal((60, 1, 32, 32)).tolist())]
+    folder = saved(tmp_path / "d", {"seen": shown, "heard": heard, "answer": label}, seen=datasets.Image())
+    from mstdistill.backbones.catalogue import backbones
+
+    teacher = {"name": "heard", "modalities": ["heard"],
+               "backbone": next(name for name, b in backbones().items() if b.inputs == ((1, 32, 32),))}  # fmt: skip
+    recipe = parse({
+        "task": "own", "target": "seen", "data": {"dir": folder, "label": "answer", "missing": "allow"},
+        "batch_size": 16, "models": {"seen": {"student": {"backbone": "LeNet5"}, "teachers": [teacher]}},
+        "cotrain": {"epochs": 1}, "distill": {"epochs": 1, "lr": 1e-3}, "alone": {"enabled": False},
+        "run": {"trackers": []},
+    })  # fmt: skip
+    result = train(recipe, tmp_path / "run", Screen(True))
+    left = json.loads((tmp_path / "run" / "left_out.json").read_text())
+    assert sum(map(len, left.values())) == 2
+    assert all("(all/7)" in one or "(all/20)" in one for rows in left.values() for one in rows)
+    present = result.summary["present"]
+    assert present["instances"] == 36 - present["left_out"].get("train", 0)
+    assert 0.5 < present["have"]["heard"] / present["instances"] < 0.85
+    assert result.summary["networks"][-1]["name"] == "distilled student"
+    with pytest.raises(ConfigError, match="modality_dropout is for teachers of several modalities"):
+        parse(
+            {
+                **recipe.model_dump(),
+                "models": {
+                    "seen": {
+                        "student": {"backbone": "LeNet5"},
+                        "teachers": [{**teacher, "missing": "zero", "modality_dropout": 0.2}],
+                    }
+                },
+            }
+        )
 
 
 def test_splits_of_a_repository_and_labels_that_are_kept_back(tmp_path: Path) -> None:
