@@ -41,7 +41,9 @@ def test_what_stands_where_nothing_is_changes_nothing(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "0.0" / "left_out.json").read_text())["train"] == ["instance 4", "instance 7"]
 
 
-@pytest.mark.parametrize("rule", ["topk-mean", "topk-weighted", "soft", "random", "fixed", "entropy", "agreement"])
+@pytest.mark.parametrize(
+    "rule", ["topk-mean", "topk-weighted", "soft", "random", "fixed", "entropy", "agreement", "product"]
+)
 @pytest.mark.parametrize("cache", ["always", "never"])
 def test_rules_leave_out_who_cant_see(rule: str, cache: str, tmp_path: Path) -> None:
     found = toy.run(tmp_path, train=toy.gappy(), validation=toy.gappy(30, 2), alone={"enabled": False}, distill={
@@ -50,6 +52,14 @@ def test_rules_leave_out_who_cant_see(rule: str, cache: str, tmp_path: Path) -> 
     assert np.isfinite(found.summary["networks"][-1]["validation"]["loss"])
     history = json.loads((tmp_path / "distill" / "result.json").read_text())["history"]
     assert all(np.isfinite(value) for name, value in history[-1].items() if isinstance(value, float))
+
+
+def test_rounds_of_self_training_leave_out_who_cant_see(tmp_path: Path) -> None:
+    for fill in (0.0, 3.0):
+        toy.run(tmp_path / str(fill), train=toy.gappy(fill=fill), validation=toy.gappy(30, 2, fill),
+                rounds={"count": 1, "rule": "agreement"}, alone={"enabled": False})  # fmt: skip
+    first, second = (load_file(tmp_path / fill / "round-1" / "result.safetensors") for fill in ("0.0", "3.0"))
+    assert all(torch.equal(x, second[name]) for name, x in first.items())
 
 
 def test_an_instance_that_no_teacher_sees_has_its_task_loss_alone(tmp_path: Path) -> None:

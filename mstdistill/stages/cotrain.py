@@ -7,7 +7,7 @@ Of an instance that lacks a modality the terms count whose networks can see it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -68,11 +68,7 @@ class Cotrain:
         self.settings = experiment.recipe.cotrain
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        teachers = self.experiment.teachers
-        own_inputs = {i: hidden(teacher, batch, self.experiment.recipe.seed, epoch) for i, teacher in
-                      enumerate(teachers) if teacher.modality_dropout and not teacher.frozen}  # fmt: skip
-        logits = module(batch.inputs, own_inputs) if own_inputs else module(batch.inputs)
-        seen = [*(teacher.sees(batch.present) for teacher in teachers), None]
+        logits, seen = logits_of(self.experiment, module, batch, epoch)
         temperature, ignore = self.experiment.recipe.temperature, self.experiment.task.ignore_index
         parts, pull = {}, self.settings.agreement
         for i, own in enumerate(logits):
@@ -88,20 +84,35 @@ class Cotrain:
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
         """Everyone's validation figures where the best epoch is wanted, else the student's (the cheapest)."""
-        record: dict[str, Any] = {}
-        every = self.settings.select == "best"
-        found = []
-        members = cast(Cohort, module).members
-        for name, member, view in zip(self.names, members, self.module.views, strict=True):
-            if every or name == "student":
-                result = self.experiment.evaluate(member, view, "validation")
-                record[f"validation/{name}/loss"] = result.loss
-                record[f"validation/{name}/accuracy"] = result.accuracy
-                found.append(result.loss)
-        record["validation/accuracy"] = record["validation/student/accuracy"]
-        if every:
-            record["selection"] = sum(found) / len(found)
-        return record
+        return judged(self.experiment, cast(Cohort, module), self.names, self.settings.select == "best")
+
+
+def logits_of(
+    experiment: Experiment, module: nn.Module, batch: Batch, epoch: int
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """A learning cohort's logits, with modalities hidden from teachers that may miss one, and which instances [B] each
+    of its networks can see; None: all."""
+    teachers = experiment.teachers
+    own = {i: hidden(teacher, batch, experiment.recipe.seed, epoch) for i, teacher in enumerate(teachers)
+           if teacher.modality_dropout and not teacher.frozen}  # fmt: skip
+    logits: list[Tensor] = module(batch.inputs, own) if own else module(batch.inputs)
+    return logits, [*(teacher.sees(batch.present) for teacher in teachers), None]
+
+
+def judged(experiment: Experiment, cohort: Cohort, names: Sequence[str], every: bool) -> dict[str, Any]:
+    """A cohort's validation figures: everyone's, with the mean loss to select by, or the student's alone."""
+    record: dict[str, Any] = {}
+    found = []
+    for name, member, view in zip(names, cohort.members, cohort.views, strict=True):
+        if every or name == "student":
+            result = experiment.evaluate(member, view, "validation")
+            record[f"validation/{name}/loss"] = result.loss
+            record[f"validation/{name}/accuracy"] = result.accuracy
+            found.append(result.loss)
+    record["validation/accuracy"] = record["validation/student/accuracy"]
+    if every:
+        record["selection"] = sum(found) / len(found)
+    return record
 
 
 def run(experiment: Experiment) -> None:
