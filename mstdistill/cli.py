@@ -324,6 +324,9 @@ def check(
         typer.Option(help="a column to look at, or modality=column; may be repeated; none: every usable one"),
     ] = None,
     max_broken: Annotated[float, typer.Option(min=0, max=1, help="share of instances that may be unreadable")] = 0.02,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="instances may lack a modality, as with data.missing=allow")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="write the figures there as JSON")] = None,
 ) -> None:
     """Look a data set over: shapes, ranges, missing and broken values, classes; exit code 2 if it can't be trained on.
@@ -345,7 +348,8 @@ def check(
 
     pairs = [one.partition("=") for one in column or ()]
     columns = {modality: name or modality for modality, _, name in pairs} or None
-    report = look_over(data, label, rows=rows, columns=columns, max_broken=max_broken)
+    report = look_over(data, label, rows=rows, columns=columns, max_broken=max_broken,
+                       missing="allow" if allow_missing else "refuse")  # fmt: skip
     screen = Screen()
     for part in report_tables(report):
         screen.say(part)

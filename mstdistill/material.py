@@ -113,6 +113,8 @@ class Material:
                 sight.names,
                 tuple(t.taps),
                 t.frozen or t.logits is not None,
+                missing=t.missing,
+                modality_dropout=t.modality_dropout,
             )
             for t, sight in zip(self.recipe.pairing.teachers, self.teachers, strict=True)
         ]

@@ -82,7 +82,7 @@ def summary_tables(summary: Mapping[str, Any]) -> tuple[str, list[Table]]:
 
 
 def _figure(entry: Mapping[str, Any], split: str, key: str) -> str:
-    # given logits may be of the training data alone
+    """Of a network on a split; a dash where it sees none of its instances."""
     return f"{entry[split][key]:.3f}" if split in entry else "–"
 
 

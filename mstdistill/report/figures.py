@@ -18,6 +18,7 @@ from ..evaluation import evaluate
 from ..experiment import Experiment
 from ..pipeline import load_experiment
 from ..routing import DenseRouter, Router
+from ..sight import sight
 from ..stages import rounds
 from ..state import load_state
 from ..student import Student
@@ -97,7 +98,7 @@ def _networks(experiment: Experiment, folder: Path, student: nn.Module) -> dict[
 def _confusion(experiment: Experiment, module: nn.Module, view: tuple[str, ...], split: str) -> list[list[int]]:
     result = evaluate(
         lambda batch: call(freeze(module), batch.inputs, view), experiment.loader(split, view),
-        experiment.accelerator.device,
+        experiment.accelerator.device, sees=sight(experiment.teachers, module, view),
     )  # fmt: skip
     return [[int(x) for x in row] for row in result.matrix.tolist()]
 

@@ -51,9 +51,10 @@ def write_run_page(folder: Path) -> Path:
 def _networks(page: Page, summary: Mapping[str, Any]) -> None:
     page.heading("Networks")
     split = "test" if "test" in summary["networks"][-1] else "validation"
-    values = {entry["name"]: float(entry[split]["accuracy"]) for entry in summary["networks"]}
+    networks = [entry for entry in summary["networks"] if split in entry]  # others see none of its instances
+    values = {entry["name"]: float(entry[split]["accuracy"]) for entry in networks}
     rows = [[e["name"], " + ".join(e["sees"]), *(float(e[split][key]) for key, _ in COLUMNS)]
-            for e in summary["networks"]]  # fmt: skip
+            for e in networks]  # fmt: skip
     header = ["network", "sees", *(title for _, title in COLUMNS)]
     page.figure(f"Accuracy on {split}", charts.bars(f"accuracy on {split}", values, "accuracy"), header, rows)
     page.table(header, rows)
