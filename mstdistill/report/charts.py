@@ -2,54 +2,60 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec
 
 import numpy as np
-
-from ..errors import ConfigError
 
 # Stand-ins that `_inline` turns into the page's variables.
 INK, GRID = "#010203", "#040506"
 SERIES = tuple(f"#0a0b{i:02x}" for i in range(10))
 
 
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-    except ImportError:
-        raise ConfigError("pages with charts need matplotlib: pip install 'mstdistill[report]'") from None
-    return matplotlib
+_LOOK = {
+    "svg.fonttype": "none", "svg.hashsalt": "mstdistill", "text.color": INK, "axes.edgecolor": GRID,
+    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "font.size": 10, "axes.spines.top": False,
+    "axes.spines.right": False, "figure.facecolor": "none", "axes.facecolor": "none",
+}  # fmt: skip
+P = ParamSpec("P")
 
 
 def heat_colours(values: np.ndarray) -> np.ndarray:
     """Values [...] in [0, 1] to colours [..., 3] in [0, 1] that grow lighter with them."""
-    colours: np.ndarray = _matplotlib().colormaps["inferno"](values)[..., :3]
+    import matplotlib
+
+    colours: np.ndarray = matplotlib.colormaps["inferno"](values)[..., :3]
     return colours
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    matplotlib = _matplotlib()
-    matplotlib.use("svg")
-    matplotlib.rcParams.update({
-        "svg.fonttype": "none", "svg.hashsalt": "mstdistill", "text.color": INK, "axes.edgecolor": GRID,
-        "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "font.size": 10, "axes.spines.top": False,
-        "axes.spines.right": False, "figure.facecolor": "none", "axes.facecolor": "none",
-    })  # fmt: skip
-    import matplotlib.pyplot as plt
+def _ours(chart: Callable[P, str]) -> Callable[P, str]:
+    """A chart in this project's look; matplotlib is imported by the first one, and whoever called finds their own
+    settings and backend as they were."""
 
-    return plt.subplots(figsize=(width, height), layout="constrained")
+    @functools.wraps(chart)
+    def drawn(*args: P.args, **options: P.kwargs) -> str:
+        import matplotlib
+
+        with matplotlib.rc_context(_LOOK):
+            return chart(*args, **options)
+
+    return drawn
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
 
 
 def _inline(figure: Any, title: str) -> str:
-    import matplotlib.pyplot as plt
-
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
-    plt.close(figure)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'class="chart"', svg, count=1)
@@ -62,6 +68,7 @@ def _inline(figure: Any, title: str) -> str:
     return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
 
 
+@_ours
 def lines(title: str, series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> str:
     """Curves over 0, 1, 2, ..."""
     figure, axes = _figure(5.6, 3.0)
@@ -75,6 +82,7 @@ def lines(title: str, series: Mapping[str, Sequence[float]], xlabel: str, ylabel
     return _inline(figure, title)
 
 
+@_ours
 def bars(title: str, values: Mapping[str, float], xlabel: str, errors: Mapping[str, float] | None = None) -> str:
     """Horizontal bars with the figure at their end."""
     figure, axes = _figure(5.6, 0.5 + 0.34 * len(values))
@@ -90,6 +98,7 @@ def bars(title: str, values: Mapping[str, float], xlabel: str, errors: Mapping[s
     return _inline(figure, title)
 
 
+@_ours
 def intervals(title: str, means: Mapping[str, float], halves: Mapping[str, float], xlabel: str) -> str:
     """Points with their intervals, to compare figures that lie close together.
 
@@ -111,6 +120,7 @@ def intervals(title: str, means: Mapping[str, float], halves: Mapping[str, float
     return _inline(figure, title)
 
 
+@_ours
 def histogram(title: str, counts: Sequence[float], low: float, high: float, xlabel: str) -> str:
     """How many fall into each of equal bins between two ends."""
     figure, axes = _figure(5.6, 2.6)
@@ -120,6 +130,7 @@ def histogram(title: str, counts: Sequence[float], low: float, high: float, xlab
     return _inline(figure, title)
 
 
+@_ours
 def stacked(title: str, rows: Mapping[str, Sequence[float]], parts: Sequence[str], xlabel: str) -> str:
     """A horizontal bar a row, in parts."""
     figure, axes = _figure(5.6, 0.9 + 0.3 * len(rows))
@@ -134,6 +145,7 @@ def stacked(title: str, rows: Mapping[str, Sequence[float]], parts: Sequence[str
     return _inline(figure, title)
 
 
+@_ours
 def heat(title: str, values: Sequence[Sequence[float]], names: Sequence[str], xlabel: str, ylabel: str) -> str:
     """A square of shares in [0, 1]; figures inside where there is room."""
     count = len(names)
