@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from .experiment import LARGE_MASK, Experiment
 from .files import write_text
 from .material import Material
 from .methods import find_method
+from .report.finished import leave_page
+from .report.live import live_page
 from .stages import alone
 from .student import export_student
 from .tables import plan_table, summary_tables
@@ -198,7 +200,8 @@ def _run(
     target: str | None = None, finished: Callable[[str], None] | None = None,
 ) -> Result:  # fmt: skip
     started = time.monotonic()
-    trainer = Trainer(accelerator, recipe.run, recipe.seed, screen, observe)
+    live = live_page(recipe, task, target, folder, accelerator, screen.say)
+    trainer = Trainer(accelerator, recipe.run, recipe.seed, screen, observe, live.told if live else None)
     # the comparison starts from the very weights that the student starts from
     twin = _twin(student) if recipe.alone.enabled else None
     experiment = Experiment(recipe, task, splits, student, teachers, folder, trainer, target)
@@ -219,15 +222,20 @@ def _run(
                     f"{plan.parameters * 16 / 1e9:.1f} GB with Adam; set mask.max_parameters or mask.hidden"
                 )
     try:
-        with _failing_in_words(folder), trainer.stopping.listening():
+        with _failing_in_words(folder), trainer.stopping.listening(), live.ending() if live else nullcontext():
             outcome = find_method(recipe.method)(experiment)
             if twin is not None and outcome.finished:
                 alone.run(experiment, experiment.compiled(experiment.placed(twin)))
             summary = _summary(experiment, outcome, twin, started)
             if outcome.finished:
                 _finish(experiment, summary, maker)
+                if live:
+                    leave_page(experiment, live)
             else:
-                screen.say(f"stopped after {recipe.run.stop_after}; the same command without run.stop_after goes on")
+                said = f"stopped after {recipe.run.stop_after}; the same command without run.stop_after goes on"
+                screen.say(said)
+                if live:
+                    live.close(said.capitalize())
     finally:
         experiment.released()
         trackers_ended(accelerator)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mstdistill.report.suite_page import write_suite_page
+from mstdistill.suite.page import write_suite_page
 from mstdistill.suite.plan import load_suite, plan
 from mstdistill.suite.tables import judge
 

@@ -16,7 +16,7 @@ INK, GRID = "#010203", "#040506"
 SERIES = tuple(f"#0a0b{i:02x}" for i in range(10))
 
 
-_LOOK = {
+_LOOK: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "mstdistill", "text.color": INK, "axes.edgecolor": GRID,
     "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "figure.facecolor": "none", "axes.facecolor": "none",
@@ -99,18 +99,23 @@ def bars(title: str, values: Mapping[str, float], xlabel: str, errors: Mapping[s
 
 
 @_ours
-def intervals(title: str, means: Mapping[str, float], halves: Mapping[str, float], xlabel: str) -> str:
+def intervals(
+    title: str, means: Mapping[str, float], halves: Mapping[str, float | tuple[float, float]], xlabel: str
+) -> str:
     """Points with their intervals, to compare figures that lie close together.
 
     Args:
-        halves: half of each interval; one that is far wider than most runs out of the picture.
+        halves: half of each interval, or its parts below and above; one that is far wider than most runs out of the
+            picture.
     """
     figure, axes = _figure(5.6, 0.7 + 0.32 * len(means))
     names = list(means)[::-1]
-    values, widths = np.array([means[n] for n in names]), np.array([halves[n] for n in names])
+    values = np.array([means[n] for n in names])
+    sides = np.array([np.broadcast_to(np.asarray(halves[n]), 2) for n in names]).T  # [2, names]: below, above
+    widths = sides.max(axis=0)
     usual = max(float(np.median(widths)), 0.1 * float(np.ptp(values)), 1e-3)
     low, high = values.min() - min(2 * usual, widths.max() + usual), (values + np.minimum(widths, usual)).max()
-    axes.errorbar(values, names, xerr=widths, fmt="o", color=SERIES[0], ecolor=INK, elinewidth=1.2, markersize=6)
+    axes.errorbar(values, names, xerr=sides, fmt="o", color=SERIES[0], ecolor=INK, elinewidth=1.2, markersize=6)
     for y, x in enumerate(values):
         axes.annotate(f"{x:.3f}", (x, y), xytext=(0, 5), textcoords="offset points", fontsize=8, ha="center",
                       color=INK)  # fmt: skip

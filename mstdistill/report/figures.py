@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..data.view import modality_of
-from ..engine.progress import Screen
-from ..errors import DataError
+from ..errors import first_line
 from ..evaluation import evaluate
 from ..experiment import Experiment
-from ..pipeline import load_experiment
 from ..routing import DenseRouter, Router
 from ..state import load_state
-from ..student import Student
 from ..teachers.ensemble import Ensemble
 from ..teachers.tap import call, freeze, hooked
 from ..weights import part
 from .attention import Gallery, attention
+from .curves import finished_histories
 
 # Instances that routing, masks and agreement are looked at on.
 LOOKED_AT = 2000
@@ -31,38 +28,37 @@ LOOKED_AT = 2000
 TEACHER = "teacher "
 
 
-def run_figures(folder: Path) -> tuple[dict[str, Any], list[Gallery]]:
+def run_figures(experiment: Experiment, student: nn.Module) -> tuple[dict[str, Any], list[Gallery]]:
     """Figures of a finished run, for JSON, and its pictures.
 
-    Raises:
-        DataError: no finished run there.
+    Args:
+        student: with the weights that the run selected.
     """
-    if not (folder / "summary.json").exists():
-        raise DataError(f"{folder} holds no finished run; train it to its end first")
+    folder = experiment.folder
     summary = json.loads((folder / "summary.json").read_text())
-    histories = {
-        path.parent.name: json.loads(path.read_text())["history"]
-        for path in sorted(folder.glob("*/result.json"), key=lambda found: found.stat().st_mtime)
-    }
-    experiment, recipe = load_experiment(folder, Screen(quiet=True))
+    histories = finished_histories(folder)
     split = "test" if "test" in experiment.splits else "validation"
     names = list(experiment.task.class_names) or [str(i) for i in range(experiment.task.num_classes)]
-    student = Student.from_pretrained(folder / "student").module.to(experiment.accelerator.device)
-    networks = _networks(experiment, folder, student)
+    networks = _networks(experiment, student)
     found: dict[str, Any] = {
         "summary": summary,
         "histories": histories,
         "classes": names,
         "split": split,
+        "dense": experiment.dense,
         "confusion": {name: _confusion(experiment, module, view, split) for name, (module, view) in networks.items()},
         "config": (folder / "config.yaml").read_text(),
     }
-    ensemble = _specialised(experiment) if recipe.method == "mst" else None
+    ensemble = _specialised(experiment) if experiment.recipe.method == "mst" else None
     if ensemble is not None and (folder / "distill" / "result.safetensors").exists():
         found |= _mixture(experiment, ensemble, student, split)
     teachers = {name.removeprefix(TEACHER): network for name, network in networks.items() if name.startswith(TEACHER)}
-    found["attention"], pictures = attention(experiment, teachers, student, ensemble, split)
-    return found, pictures
+    galleries: list[Gallery] = []
+    try:
+        found["attention"], galleries = attention(experiment, teachers, student, ensemble, split)
+    except RuntimeError as error:  # networks of other people: what looks like a map need not be one
+        found["attention"] = {"missing": f"No maps: {first_line(error)}"}
+    return found, galleries
 
 
 def _specialised(experiment: Experiment) -> Ensemble:
@@ -76,7 +72,7 @@ def _specialised(experiment: Experiment) -> Ensemble:
     return ensemble
 
 
-def _networks(experiment: Experiment, folder: Path, student: nn.Module) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
+def _networks(experiment: Experiment, student: nn.Module) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
     """The networks of the final table whose weights the run has kept; teachers hold theirs afterwards."""
     found: dict[str, tuple[nn.Module, tuple[str, ...]]] = {}
     cotrained = experiment.result("cotrain")

@@ -30,6 +30,9 @@ th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2
 .pictures tbody th { vertical-align: middle; } .pictures th:first-child { position: sticky; left: 0; min-width: 0;
   background: var(--paper); } .pictures img { display: block; width: 100%; min-width: 4.5rem; max-width: 6rem;
   margin: 0 auto; } .pictures span { color: var(--soft); }
+.lead { font-size: 1.15rem; margin: .8rem 0; } .lead + .soft { font-size: .9rem; }
+progress { width: 100%; height: 1rem; accent-color: var(--s0); } .sketch text { fill: var(--soft); font-size: 11px; }
+.key { font-size: .85rem; line-height: 1.3; } .key span { display: inline-block; margin-right: 1em; }
 details { margin: .4rem 0; } summary { cursor: pointer; color: var(--soft); }
 pre { background: var(--tint); padding: .8rem; overflow-x: auto; font-size: .8rem; }
 @media print { body { max-width: none; padding: 0; font-size: 11px; } details > * { display: block; }
@@ -47,10 +50,15 @@ def standalone(svg: str) -> str:
 
 @dataclass
 class Page:
-    """A page in the making: headings, paragraphs, figures with their numbers, tables."""
+    """A page in the making: headings, paragraphs, figures with their numbers, tables.
+
+    Attributes:
+        reload: seconds after which a browser asks for the page anew; 0: never.
+    """
 
     title: str
     subtitle: str = ""
+    reload: int = 0
     parts: list[str] = field(default_factory=list)
 
     def heading(self, text: str) -> None:
@@ -61,12 +69,22 @@ class Page:
         """A paragraph."""
         self.parts.append(f"<p>{html.escape(text)}</p>")
 
-    def figure(self, caption: str, svg: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A chart, with its numbers in a table that opens below it."""
+    def lead(self, text: str, how: str = "") -> None:
+        """What the page says first, larger than the rest, and how it was found, smaller."""
+        self.parts.append(f'<p class="lead">{html.escape(text)}</p>')
+        if how:
+            self.parts.append(f'<p class="soft">{html.escape(how)}</p>')
+
+    def progress(self, done: int, total: int, about: str) -> None:
+        """How far something is."""
         self.parts.append(
-            f"<figure><figcaption>{html.escape(caption)}</figcaption>{svg}<details><summary>figures</summary>"
-            f"{table_html(header, rows)}</details></figure>"
+            f'<progress value="{done}" max="{max(total, 1)}" aria-label="{html.escape(about)}"></progress>'
         )
+
+    def figure(self, caption: str, svg: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A chart, with its numbers, if any, in a table that opens below it."""
+        numbers = f"<details><summary>figures</summary>{table_html(header, rows)}</details>" if rows else ""
+        self.parts.append(f"<figure><figcaption>{html.escape(caption)}</figcaption>{svg}{numbers}</figure>")
 
     def pictures(
         self, caption: str, titles: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[str, str]]]]
@@ -113,7 +131,8 @@ class Page:
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<link rel="icon" href="data:,">'
+            + (f'<meta http-equiv="refresh" content="{self.reload}">' if self.reload else "")
+            + '<link rel="icon" href="data:,">'
             f"<title>{html.escape(self.title)}</title><style>{STYLE}</style></head><body>"
             f'<h1>{html.escape(self.title)}</h1><p class="soft">{html.escape(self.subtitle)}</p>'
             + "\n".join(self.parts)

@@ -1,4 +1,4 @@
-"""The page of a run: figures, learning curves, routing, masks, agreement, confusions, settings."""
+"""The page of a run: what was gained, figures, learning curves, routing, masks, agreement, confusions, settings."""
 
 from __future__ import annotations
 
@@ -7,34 +7,45 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from ..experiment import Experiment
 from ..files import write_text
 from ..tables import COLUMNS
 from . import charts
 from .attention import Gallery
+from .curves import add_curves
 from .figures import run_figures
+from .gain import DISTILLED, gain, sentences
 from .page import Page
 
+# Every run's and every suite's page.
+PAGE = "report.html"
 # Classes up to which tables of classes are drawn; beyond, the numbers are in report.json.
 MOST_CLASSES = 40
 _LIKENESS = ("before", "after", "kept")
 
 
-def write_run_page(folder: Path) -> Path:
-    """Measure a finished run and write report.html and report.json into its folder.
+def title_of(task: str, target: str) -> str:
+    """Of a run's page, while it runs and afterwards."""
+    return f"{task}: a student that sees {target}"
 
-    Raises:
-        DataError: no finished run there.
-        ConfigError: matplotlib is not installed.
+
+def write_run_page(experiment: Experiment, student: nn.Module) -> Path:
+    """Measure a finished run and write report.html and report.json into its folder; networks are frozen afterwards.
+
+    Args:
+        student: with the weights that the run selected.
     """
-    found, galleries = run_figures(folder)
-    summary = found["summary"]
+    found, galleries = run_figures(experiment, student)
+    summary, folder = found["summary"], experiment.folder
     page = Page(
-        f"{summary['task']}: a student that sees {summary['target']}",
-        f"method {summary['method']}, seed {summary['seed']}, {summary['seconds']:.0f} s; versions "
-        + ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+        title_of(summary["task"], summary["target"]),
+        f"method {summary['method']}, seed {summary['seed']}, {summary['seconds']:.0f} s",
     )
-    _networks(page, summary)
-    _curves(page, found["histories"])
+    _gained(page, found)
+    _networks(page, found)
+    add_curves(page, found["histories"], charts.lines)
     if "routing" in found:
         _routing(page, found)
         _masks(page, found)
@@ -42,44 +53,34 @@ def write_run_page(folder: Path) -> Path:
     _attention(page, found["attention"], galleries, found["split"])
     _confusions(page, found)
     page.heading("Settings")
+    page.say("Versions: " + ", ".join(f"{name} {version}" for name, version in summary["versions"].items()) + ".")
     page.text("resolved recipe", found["config"])
     write_text(folder / "report.json", json.dumps(found, indent=1))
-    write_text(folder / "report.html", page.render())
-    return folder / "report.html"
+    write_text(folder / PAGE, page.render())
+    return folder / PAGE
 
 
-def _networks(page: Page, summary: Mapping[str, Any]) -> None:
+def _gained(page: Page, found: dict[str, Any]) -> None:
+    """The first screen; its figures go to the others."""
+    count = None if found["dense"] else sum(map(sum, found["confusion"][DISTILLED]))
+    found["gain"] = gain(found["summary"], found["split"], count)
+    page.lead(*sentences(found["gain"], found["summary"]["target"]))
+    accuracy, intervals = found["gain"]["accuracy"], found["gain"]["interval"]
+    name = f"Accuracy on {found['split']}"
+    if not intervals:
+        page.figure(name, charts.bars(name, accuracy, "accuracy"), ["network", "accuracy"], list(accuracy.items()))
+        return
+    halves = {one: (accuracy[one] - low, high - accuracy[one]) for one, (low, high) in intervals.items()}
+    rows = [[one, share, *intervals[one]] for one, share in accuracy.items()]
+    page.figure(f"{name}, with 95 % intervals", charts.intervals(name, accuracy, halves, "accuracy"),
+                ["network", "accuracy", "low", "high"], rows)  # fmt: skip
+
+
+def _networks(page: Page, found: Mapping[str, Any]) -> None:
     page.heading("Networks")
-    split = "test" if "test" in summary["networks"][-1] else "validation"
-    values = {entry["name"]: float(entry[split]["accuracy"]) for entry in summary["networks"]}
-    rows = [[e["name"], " + ".join(e["sees"]), *(float(e[split][key]) for key, _ in COLUMNS)]
-            for e in summary["networks"]]  # fmt: skip
-    header = ["network", "sees", *(title for _, title in COLUMNS)]
-    page.figure(f"Accuracy on {split}", charts.bars(f"accuracy on {split}", values, "accuracy"), header, rows)
-    page.table(header, rows)
-
-
-def _curves(page: Page, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    page.heading("Learning")
-    with page.side_by_side():
-        for stage, history in histories.items():
-            for title, ending in (("loss", "loss"), ("validation accuracy", "accuracy")):
-                series = _series(history, ending)
-                if series and len(history) > 1:
-                    rows = [[str(i), *values] for i, values in enumerate(zip(*series.values(), strict=True))]
-                    name = f"{stage}: {title}"
-                    page.figure(name, charts.lines(name, series, "epoch", title), ["epoch", *series], rows)
-
-
-def _series(history: Sequence[Mapping[str, Any]], ending: str) -> dict[str, list[float]]:
-    """Figures per epoch whose names end so, each once."""
-    found: dict[str, list[float]] = {}
-    for key in history[0] if history else ():
-        if key.endswith(ending) and isinstance(history[0][key], float):
-            values = [float(record[key]) for record in history]
-            if values not in found.values():
-                found[key] = values
-    return found
+    rows = [[e["name"], " + ".join(e["sees"]), *(float(e[found["split"]][key]) for key, _ in COLUMNS)]
+            for e in found["summary"]["networks"]]  # fmt: skip
+    page.table(["network", "sees", *(title for _, title in COLUMNS)], rows)
 
 
 def _routing(page: Page, found: Mapping[str, Any]) -> None:
