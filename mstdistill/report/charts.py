@@ -16,6 +16,8 @@ INK, GRID = "#010203", "#040506"
 SERIES = tuple(f"#0a0b{i:02x}" for i in range(10))
 
 
+# Of most charts, in inches: on a phone, which is narrower than that, text stays large enough.
+WIDTH = 4.6
 _LOOK: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "mstdistill", "text.color": INK, "axes.edgecolor": GRID,
     "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "font.size": 10, "axes.spines.top": False,
@@ -58,7 +60,9 @@ def _inline(figure: Any, title: str) -> str:
     figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'class="chart"', svg, count=1)
+    # no larger than its text wants, and as wide as a phone
+    wide = f'class="chart" style="max-width: {7.2 * figure.get_figwidth():.1f}rem"'
+    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', wide, svg, count=1)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
     svg = svg.replace(INK, "var(--ink)").replace(GRID, "var(--line)")
     for i, colour in enumerate(SERIES):
@@ -71,7 +75,7 @@ def _inline(figure: Any, title: str) -> str:
 @_ours
 def lines(title: str, series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> str:
     """Curves over 0, 1, 2, ..."""
-    figure, axes = _figure(5.6, 3.0)
+    figure, axes = _figure(WIDTH, 3.0)
     for i, (name, values) in enumerate(series.items()):
         axes.plot(range(len(values)), values, label=name, color=SERIES[i % 10], linewidth=1.6)
     axes.set_xlabel(xlabel)
@@ -85,7 +89,7 @@ def lines(title: str, series: Mapping[str, Sequence[float]], xlabel: str, ylabel
 @_ours
 def bars(title: str, values: Mapping[str, float], xlabel: str, errors: Mapping[str, float] | None = None) -> str:
     """Horizontal bars with the figure at their end."""
-    figure, axes = _figure(5.6, 0.5 + 0.34 * len(values))
+    figure, axes = _figure(WIDTH, 0.5 + 0.34 * len(values))
     names = list(values)[::-1]
     widths = [values[name] for name in names]
     spread = [(errors or {}).get(name, 0.0) for name in names] if errors else None
@@ -108,7 +112,7 @@ def intervals(
         halves: half of each interval, or its parts below and above; one that is far wider than most runs out of the
             picture.
     """
-    figure, axes = _figure(5.6, 0.7 + 0.32 * len(means))
+    figure, axes = _figure(WIDTH, 0.7 + 0.32 * len(means))
     names = list(means)[::-1]
     values = np.array([means[n] for n in names])
     sides = np.array([np.broadcast_to(np.asarray(halves[n]), 2) for n in names]).T  # [2, names]: below, above
@@ -128,7 +132,7 @@ def intervals(
 @_ours
 def histogram(title: str, counts: Sequence[float], low: float, high: float, xlabel: str) -> str:
     """How many fall into each of equal bins between two ends."""
-    figure, axes = _figure(5.6, 2.6)
+    figure, axes = _figure(WIDTH, 2.6)
     width = (high - low) / len(counts)
     axes.bar([low + width * i for i in range(len(counts))], counts, width=0.92 * width, align="edge", color=SERIES[0])
     axes.set(xlim=(low, high), xlabel=xlabel, ylabel="instances")
@@ -138,7 +142,7 @@ def histogram(title: str, counts: Sequence[float], low: float, high: float, xlab
 @_ours
 def stacked(title: str, rows: Mapping[str, Sequence[float]], parts: Sequence[str], xlabel: str) -> str:
     """A horizontal bar a row, in parts."""
-    figure, axes = _figure(5.6, 0.9 + 0.3 * len(rows))
+    figure, axes = _figure(WIDTH, 0.9 + 0.3 * len(rows))
     names = list(rows)[::-1]
     left = [0.0] * len(names)
     for i, part in enumerate(parts):

@@ -62,7 +62,7 @@ def sentences(found: Mapping[str, Any], target: str) -> tuple[str, str]:
         target: what the student sees.
     """
     split, count, accuracy = found["split"], found["instances"], found["accuracy"]
-    said = f"Distilled, the student that sees {target} has {100 * accuracy[DISTILLED]:.1f} % {split} accuracy"
+    said = f"Distilled, the {target} student has {100 * accuracy[DISTILLED]:.1f} % {split} accuracy"
     if found["difference"] is not None:
         said += f", alone {100 * accuracy[ALONE]:.1f} %: {100 * found['difference']:+.1f} percentage points"
         if count:

@@ -20,7 +20,7 @@ body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; background: 
   font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem;
   border-bottom: 1px solid var(--line); } p { margin: .4rem 0; } .soft { color: var(--soft); }
-figure { margin: .8rem 0; } figcaption { font-weight: 600; } .chart { display: block; width: 100%; max-width: 40rem;
+figure { margin: .8rem 0; } figcaption { font-weight: 600; } .chart { display: block; width: 100%;
   height: auto; } .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
 th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
@@ -71,7 +71,8 @@ class Page:
 
     def lead(self, text: str, how: str = "") -> None:
         """What the page says first, larger than the rest, and how it was found, smaller."""
-        self.parts.append(f'<p class="lead">{html.escape(text)}</p>')
+        kept = html.escape(text.replace(" %", "\u00a0%"))  # on one line with its number
+        self.parts.append(f'<p class="lead">{kept}</p>')
         if how:
             self.parts.append(f'<p class="soft">{html.escape(how)}</p>')
 
