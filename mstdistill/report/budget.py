@@ -26,18 +26,26 @@ class Budget:
     def __init__(self, expected: float = 0.02, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock, self.begun, self.spent = clock, clock(), 0.0
         self.next = self.begun + max(LEAST_SECONDS, expected / SHARE)
+        self._drawing: float | None = None
 
     def due(self) -> bool:
         """Whether a page may be drawn; costs next to nothing."""
         return self.clock() >= self.next
 
+    def affords(self, seconds: float) -> bool:
+        """Whether so many more, in a page that is being drawn, stay within the share."""
+        now = self.clock()
+        drawing = now - self._drawing if self._drawing is not None else 0.0
+        return self.spent + drawing + seconds <= SHARE * (now - self.begun)
+
     @contextmanager
     def spending(self) -> Iterator[None]:
         """Around the drawing of a page. The next one waits until a page as dear as this one stays within the share."""
-        start = self.clock()
+        start = self._drawing = self.clock()
         try:
             yield
         finally:
+            self._drawing = None
             now = self.clock()
             self.spent += now - start
             self.next = max(now + LEAST_SECONDS, self.begun + (self.spent + now - start) / SHARE)

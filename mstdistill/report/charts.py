@@ -1,108 +1,65 @@
-"""Charts as inline SVG, in the page's own colours, so that they follow light and dark."""
+"""Charts as inline SVG, in the page's own colours, so that they follow light and dark. Written as text, each takes a
+millisecond: pages are drawn while a run goes on, and importing a plotting library takes longer than a page may."""
 
 from __future__ import annotations
 
-import functools
 import html
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# Stand-ins that `_inline` turns into the page's variables.
-INK, GRID = "#010203", "#040506"
-SERIES = tuple(f"#0a0b{i:02x}" for i in range(10))
+from .svg import WIDTH, Canvas, Scale, across, series, text_width, upward
 
-
-# Of most charts, in inches: on a phone, which is narrower than that, text stays large enough.
-WIDTH = 4.6
-_LOOK: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "mstdistill", "text.color": INK, "axes.edgecolor": GRID,
-    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "font.size": 10, "axes.spines.top": False,
-    "axes.spines.right": False, "figure.facecolor": "none", "axes.facecolor": "none",
-}  # fmt: skip
-P = ParamSpec("P")
+# Heights of a row of bars, of a row with text above its mark, of an axis with its name, and a margin.
+_ROW, _TALL, _AXIS, _PAD = 26, 34, 40, 8
+# Names beside rows take this much of the width at most.
+_NAMES = 0.42 * WIDTH
+# Points of a curve; more can't be told apart on a screen.
+_POINTS = 240
+# From no evidence to most, each lighter than the one before.
+_HEAT = np.array([(0.01, 0.01, 0.06), (0.25, 0.05, 0.42), (0.56, 0.14, 0.41), (0.85, 0.29, 0.24), (0.98, 0.60, 0.10),
+                  (0.98, 0.95, 0.62)])  # fmt: skip
 
 
 def heat_colours(values: np.ndarray) -> np.ndarray:
     """Values [...] in [0, 1] to colours [..., 3] in [0, 1] that grow lighter with them."""
-    import matplotlib
-
-    colours: np.ndarray = matplotlib.colormaps["inferno"](values)[..., :3]
-    return colours
+    stops = np.linspace(0.0, 1.0, len(_HEAT))
+    return np.stack([np.interp(values, stops, channel) for channel in _HEAT.T], axis=-1)
 
 
-def _ours(chart: Callable[P, str]) -> Callable[P, str]:
-    """A chart in this project's look; matplotlib is imported by the first one, and whoever called finds their own
-    settings and backend as they were."""
-
-    @functools.wraps(chart)
-    def drawn(*args: P.args, **options: P.kwargs) -> str:
-        import matplotlib
-
-        with matplotlib.rc_context(_LOOK):
-            return chart(*args, **options)
-
-    return drawn
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+def lines(title: str, curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> str:
+    """Curves over 0, 1, 2, ...; their names below."""
+    finite = [y for values in curves.values() for y in values if math.isfinite(y)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
+    room = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
+    last = max(len(values) for values in curves.values()) - 1
+    canvas, foot = Canvas(title, 250), 250 - _AXIS
+    x, y = Scale(0, max(last, 1), 62, WIDTH - 12), Scale(low - room, high + room, foot, _PAD)
+    upward(canvas, y, x.start, x.end, ylabel)
+    across(canvas, x, foot, foot, xlabel, whole=True)
+    for number, values in enumerate(curves.values()):
+        step = max(1, len(values) // _POINTS)
+        kept = [*range(0, len(values) - 1, step), len(values) - 1]
+        points = [(x(i), y(values[i])) for i in kept if math.isfinite(values[i])]
+        if points:
+            canvas.curve(points, series(number))
+    return canvas.render() + (_key(list(curves)) if len(curves) > 1 else "")
 
 
-def _inline(figure: Any, title: str) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    # no larger than its text wants, and as wide as a phone
-    wide = f'class="chart" style="max-width: {7.2 * figure.get_figwidth():.1f}rem"'
-    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', wide, svg, count=1)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
-    svg = svg.replace(INK, "var(--ink)").replace(GRID, "var(--line)")
-    for i, colour in enumerate(SERIES):
-        svg = svg.replace(colour, f"var(--s{i})")
-    # ids are the page's, not the picture's
-    prefix = re.sub(r"\W+", "-", title)
-    return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
+def bars(title: str, values: Mapping[str, float], xlabel: str) -> str:
+    """Horizontal bars from 0, with the figure at their end."""
+    canvas, left = Canvas(title, _PAD + _ROW * len(values) + _AXIS), _left(values)
+    x = Scale(min(0.0, *values.values()), max(0.0, *values.values()) or 1.0, left, WIDTH - 52)
+    across(canvas, x, _PAD, canvas.height - _AXIS, xlabel)
+    for row, (name, value) in enumerate(values.items()):
+        top = _PAD + _ROW * row
+        canvas.text(left - 8, top + 17, name, "end", most=left - 8)
+        canvas.box(min(x(0.0), x(value)), top + 4, abs(x(value) - x(0.0)), _ROW - 8, series(0))
+        canvas.text(max(x(0.0), x(value)) + 5, top + 17, f"{value:.3f}", size=11)
+    return canvas.render()
 
 
-@_ours
-def lines(title: str, series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> str:
-    """Curves over 0, 1, 2, ..."""
-    figure, axes = _figure(WIDTH, 3.0)
-    for i, (name, values) in enumerate(series.items()):
-        axes.plot(range(len(values)), values, label=name, color=SERIES[i % 10], linewidth=1.6)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    if len(series) > 1:
-        axes.legend(frameon=False, fontsize=8)
-    return _inline(figure, title)
-
-
-@_ours
-def bars(title: str, values: Mapping[str, float], xlabel: str, errors: Mapping[str, float] | None = None) -> str:
-    """Horizontal bars with the figure at their end."""
-    figure, axes = _figure(WIDTH, 0.5 + 0.34 * len(values))
-    names = list(values)[::-1]
-    widths = [values[name] for name in names]
-    spread = [(errors or {}).get(name, 0.0) for name in names] if errors else None
-    axes.barh(names, widths, color=SERIES[0], xerr=spread, ecolor=INK, height=0.66)
-    for y, x in enumerate(widths):
-        axes.annotate(f"{x:.3f}", (x, y), xytext=(4 if not errors else 14, -3), textcoords="offset points", fontsize=8,
-                      color=INK)  # fmt: skip
-    axes.set_xlabel(xlabel)
-    axes.margins(x=0.18)
-    return _inline(figure, title)
-
-
-@_ours
 def intervals(
     title: str, means: Mapping[str, float], halves: Mapping[str, float | tuple[float, float]], xlabel: str
 ) -> str:
@@ -112,67 +69,86 @@ def intervals(
         halves: half of each interval, or its parts below and above; one that is far wider than most runs out of the
             picture.
     """
-    figure, axes = _figure(WIDTH, 0.7 + 0.32 * len(means))
-    names = list(means)[::-1]
-    values = np.array([means[n] for n in names])
-    sides = np.array([np.broadcast_to(np.asarray(halves[n]), 2) for n in names]).T  # [2, names]: below, above
+    canvas, left = Canvas(title, _PAD + _TALL * len(means) + _AXIS), _left(means)
+    values = np.array(list(means.values()))
+    sides = np.array([np.broadcast_to(np.asarray(halves[name], float), 2) for name in means]).T  # [2, names]
     widths = sides.max(axis=0)
     usual = max(float(np.median(widths)), 0.1 * float(np.ptp(values)), 1e-3)
-    low, high = values.min() - min(2 * usual, widths.max() + usual), (values + np.minimum(widths, usual)).max()
-    axes.errorbar(values, names, xerr=sides, fmt="o", color=SERIES[0], ecolor=INK, elinewidth=1.2, markersize=6)
-    for y, x in enumerate(values):
-        axes.annotate(f"{x:.3f}", (x, y), xytext=(0, 5), textcoords="offset points", fontsize=8, ha="center",
-                      color=INK)  # fmt: skip
-    axes.set(xlim=(low, high + usual), xlabel=xlabel, ylim=(-0.6, len(names) - 0.3))
-    axes.grid(axis="x", color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    return _inline(figure, title)
+    kept = np.minimum(sides, 2 * usual)
+    room = 0.06 * float((values + kept[1]).max() - (values - kept[0]).min()) or 1e-3
+    x = Scale(float((values - kept[0]).min()) - room, float((values + kept[1]).max()) + room, left, WIDTH - 18)
+    across(canvas, x, _PAD, canvas.height - _AXIS, xlabel)
+    for row, (name, value) in enumerate(means.items()):
+        y = _PAD + _TALL * row + 22
+        canvas.text(left - 8, y + 4, name, "end", most=left - 8)
+        canvas.line(x(value - sides[0, row]), y, x(value + sides[1, row]), y, "var(--ink)", 1.4)
+        for end in (value - sides[0, row], value + sides[1, row]):
+            if x.low <= end <= x.high and widths[row] > 0:
+                canvas.line(x(end), y - 4, x(end), y + 4, "var(--ink)", 1.4)
+        canvas.dot(x(value), y, series(0))
+        canvas.text(x(value), y - 8, f"{value:.3f}", "middle", 11)
+    return canvas.render()
 
 
-@_ours
 def histogram(title: str, counts: Sequence[float], low: float, high: float, xlabel: str) -> str:
     """How many fall into each of equal bins between two ends."""
-    figure, axes = _figure(WIDTH, 2.6)
-    width = (high - low) / len(counts)
-    axes.bar([low + width * i for i in range(len(counts))], counts, width=0.92 * width, align="edge", color=SERIES[0])
-    axes.set(xlim=(low, high), xlabel=xlabel, ylabel="instances")
-    return _inline(figure, title)
+    canvas, foot = Canvas(title, 220), 220 - _AXIS
+    x, y = Scale(low, high, 62, WIDTH - 12), Scale(0, max(1.0, *counts), foot, _PAD)
+    upward(canvas, y, x.start, x.end, "instances")
+    across(canvas, x, foot, foot, xlabel)
+    width = (x.end - x.start) / len(counts)
+    for number, count in enumerate(counts):
+        canvas.box(x.start + width * (number + 0.04), y(count), 0.92 * width, foot - y(count), series(0))
+    return canvas.render()
 
 
-@_ours
 def stacked(title: str, rows: Mapping[str, Sequence[float]], parts: Sequence[str], xlabel: str) -> str:
-    """A horizontal bar a row, in parts."""
-    figure, axes = _figure(WIDTH, 0.9 + 0.3 * len(rows))
-    names = list(rows)[::-1]
-    left = [0.0] * len(names)
-    for i, part in enumerate(parts):
-        widths = [rows[name][i] for name in names]
-        axes.barh(names, widths, left=left, color=SERIES[i % 10], label=part, height=0.7)
-        left = [a + b for a, b in zip(left, widths, strict=True)]
-    axes.set_xlabel(xlabel)
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.25))
-    return _inline(figure, title)
+    """A horizontal bar a row, in parts that sum to 1 or less; the parts' names below."""
+    canvas, left = Canvas(title, _PAD + _ROW * len(rows) + _AXIS), _left(rows)
+    x = Scale(0.0, max(1.0, *(sum(shares) for shares in rows.values())), left, WIDTH - 18)
+    across(canvas, x, _PAD, canvas.height - _AXIS, xlabel)
+    for row, (name, shares) in enumerate(rows.items()):
+        top, start = _PAD + _ROW * row, 0.0
+        canvas.text(left - 8, top + 17, name, "end", most=left - 8)
+        for number, share in enumerate(shares):
+            canvas.box(x(start), top + 3, x(start + share) - x(start), _ROW - 6, series(number))
+            start += share
+    return canvas.render() + _key(parts)
 
 
-@_ours
 def heat(title: str, values: Sequence[Sequence[float]], names: Sequence[str], xlabel: str, ylabel: str) -> str:
     """A square of shares in [0, 1]; figures inside where there is room."""
     count = len(names)
-    figure, axes = _figure(min(5.6, 1.6 + 0.36 * count), min(5.2, 1.3 + 0.32 * count))
+    named = count <= 20
+    wanted = max(text_width(name, 11) for name in names) if named else 0.0
+    aside = 10 + min(wanted, 0.3 * WIDTH) + (18 if ylabel else 0)
+    cell = min(40.0, (WIDTH - aside - 8) / count)
+    over = 8 + (min(wanted, 110.0) if named and (wanted > cell - 4) else 14.0 if named else 0.0)
+    canvas = Canvas(title, over + cell * count + (24 if xlabel else 8))
     for y, row in enumerate(values):
         for x, value in enumerate(row):
-            axes.add_patch(_square(x, y, SERIES[0], float(value)))
-            if count <= 12:
-                axes.text(x, y, f"{value:.2f}".lstrip("0") if value < 1 else "1", ha="center", va="center", fontsize=7,
-                          color=INK)  # fmt: skip
-    axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), xlabel=xlabel, ylabel=ylabel)
-    if count <= 20:
-        axes.set_xticks(range(count), names, rotation=60, ha="right", fontsize=8)
-        axes.set_yticks(range(count), names, fontsize=8)
-    return _inline(figure, title)
+            left, top = aside + cell * x, over + cell * y
+            canvas.box(left, top, cell, cell, series(0), max(0.0, min(1.0, 0.85 * value)))
+            if count <= 12 and value >= 0.005:
+                shown = f"{value:.2f}".lstrip("0") if value < 0.995 else "1"
+                canvas.text(left + cell / 2, top + cell / 2 + 4, shown, "middle", 10)
+    for number, name in enumerate(names if named else ()):
+        canvas.text(aside - 5, over + cell * (number + 0.5) + 4, name, "end", 11, 0.3 * WIDTH)
+        if wanted > cell - 4:
+            canvas.text(aside + cell * (number + 0.5) + 4, over - 5, name, "start", 11, 110, turned=-90)
+        else:
+            canvas.text(aside + cell * (number + 0.5), over - 5, name, "middle", 11)
+    canvas.text(aside + cell * count / 2, canvas.height - 8, xlabel, "middle")
+    canvas.text(12, over + cell * count / 2, ylabel, "middle", turned=-90)
+    return canvas.render()
 
 
-def _square(x: int, y: int, colour: str, opacity: float) -> Any:
-    from matplotlib.patches import Rectangle
+def _left(names: Mapping[str, object]) -> float:
+    """Where rows begin that have their names at the left."""
+    return 12 + min(max(text_width(name) for name in names), _NAMES)
 
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, alpha=max(0.0, min(1.0, 0.85 * opacity)), linewidth=0)
+
+def _key(names: Sequence[str]) -> str:
+    """Whose colour is whose; text in a colour of its own could be too pale to read."""
+    marks = (f'<span><i style="background: {series(i)}"></i>{html.escape(name)}</span>' for i, name in enumerate(names))
+    return f'<p class="key">{"".join(marks)}</p>'

@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from . import charts
 from .page import Page
 
 Histories = Mapping[str, Sequence[Mapping[str, Any]]]
-
-
-class Lines(Protocol):
-    """Draws curves over 0, 1, 2, ...; returns SVG."""
-
-    def __call__(self, title: str, series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> str: ...
 
 
 def finished_histories(folder: Path) -> dict[str, Sequence[Mapping[str, Any]]]:
@@ -24,7 +19,7 @@ def finished_histories(folder: Path) -> dict[str, Sequence[Mapping[str, Any]]]:
     return {path.parent.name: json.loads(path.read_text())["history"] for path in paths}
 
 
-def add_curves(page: Page, histories: Histories, lines: Lines, numbers: bool = True) -> None:
+def add_curves(page: Page, histories: Histories, numbers: bool = True) -> None:
     """Loss and validation accuracy over the epochs of every stage.
 
     Args:
@@ -39,7 +34,7 @@ def add_curves(page: Page, histories: Histories, lines: Lines, numbers: bool = T
                 if series and len(history) > 1:
                     rows = [[str(i), *values] for i, values in enumerate(zip(*series.values(), strict=True))]
                     name = f"{stage}: {title}"
-                    chart = lines(name, series, "epoch", title)
+                    chart = charts.lines(name, series, "epoch", title)
                     page.figure(name, chart, ["epoch", *series], rows if numbers else [])
 
 

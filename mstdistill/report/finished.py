@@ -10,22 +10,24 @@ from .. import ranks
 from ..engine.seeding import random_state, restore_random_state
 from ..errors import Interrupted, first_line
 from ..experiment import Experiment
+from .figures import Known
 from .live import LivePage
 from .run_page import write_run_page
 
 
-def leave_page(experiment: Experiment, live: LivePage) -> None:
+def leave_page(experiment: Experiment, live: LivePage, known: Known) -> None:
     """Draw a finished run's page in the first process and say where it is, or that it can't be drawn.
 
     Args:
-        live: what the run had until now.
+        live: what the run had until now, with the time that pages may take.
+        known: figures of the final table's networks.
 
     Raises:
         Interrupted: asked to stop meanwhile.
     """
     try:
-        with _as_found(experiment), ranks.alone():
-            path = write_run_page(experiment, experiment.student)
+        with live.budget.spending(), _as_found(experiment), ranks.alone():
+            path = write_run_page(experiment, experiment.student, known, live.budget.affords)
         experiment.screen.say(f"page: {path}")
     except Interrupted:
         raise

@@ -42,6 +42,7 @@ def gain(summary: Mapping[str, Any], split: str, count: int | None) -> dict[str,
         `difference` and `interval_of_difference`, None where nothing is known.
     """
     accuracy = {entry["name"]: float(entry[split]["accuracy"]) for entry in summary["networks"] if split in entry}
+    accuracy = {name: accuracy[name] for name in (DISTILLED, ALONE) if name in accuracy} | accuracy  # what is compared
     distilled, alone = accuracy.get(DISTILLED), accuracy.get(ALONE)
     compared = distilled is not None and alone is not None
     return {

@@ -1,5 +1,5 @@
 """The page of a run while it goes on: where it is, the time left of its stage, the curves so far. It draws nothing at
-random, asks no network anything and needs no matplotlib."""
+random, asks no network anything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..data.task import Task
 from ..data.view import modality_of
 from ..errors import first_line
 from ..files import write_text
-from . import budget, sketch
+from . import budget
 from .curves import add_curves, finished_histories
 from .page import Page
 from .run_page import PAGE, title_of
@@ -99,7 +99,7 @@ class LivePage:
         page.progress(self.done, self.total, f"{self.stage}: steps")
         # the stage that is at work first
         histories = {self.stage: self.histories[self.stage], **self.histories} if self.stage else {}
-        add_curves(page, histories, sketch.lines, numbers=False)
+        add_curves(page, histories, numbers=False)
         return page
 
 

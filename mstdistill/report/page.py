@@ -21,7 +21,8 @@ body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; background: 
 h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem;
   border-bottom: 1px solid var(--line); } p { margin: .4rem 0; } .soft { color: var(--soft); }
 figure { margin: .8rem 0; } figcaption { font-weight: 600; } .chart { display: block; width: 100%;
-  height: auto; } .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1rem; }
+  max-width: 30rem; height: auto; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
 th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid var(--line); }
@@ -31,8 +32,10 @@ th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2
   background: var(--paper); } .pictures img { display: block; width: 100%; min-width: 4.5rem; max-width: 6rem;
   margin: 0 auto; } .pictures span { color: var(--soft); }
 .lead { font-size: 1.15rem; margin: .8rem 0; } .lead + .soft { font-size: .9rem; }
-progress { width: 100%; height: 1rem; accent-color: var(--s0); } .sketch text { fill: var(--soft); font-size: 11px; }
-.key { font-size: .85rem; line-height: 1.3; } .key span { display: inline-block; margin-right: 1em; }
+progress { width: 100%; height: 1rem; accent-color: var(--s0); } svg .soft { fill: var(--soft); }
+.key { font-size: .85rem; line-height: 1.4; } .key span { display: inline-block; margin-right: 1.2em; }
+.key i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border-radius: 2px;
+  print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 details { margin: .4rem 0; } summary { cursor: pointer; color: var(--soft); }
 pre { background: var(--tint); padding: .8rem; overflow-x: auto; font-size: .8rem; }
 @media print { body { max-width: none; padding: 0; font-size: 11px; } details > * { display: block; }
@@ -45,7 +48,8 @@ def standalone(svg: str) -> str:
     start = svg.index(">", svg.index("<svg")) + 1
     colours = STYLE[: STYLE.index("* {")]
     head = svg[:start]
-    return f"{head}<style>{colours} svg {{ background: var(--paper); }}</style>{svg[start:]}"
+    style = f"{colours} svg {{ background: var(--paper); }} .soft {{ fill: var(--soft); }}"
+    return f"{head}<style>{style}</style>{svg[start:]}"
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..tables import COLUMNS
 from . import charts
 from .attention import Gallery
 from .curves import add_curves
-from .figures import run_figures
+from .figures import Known, run_figures
 from .gain import DISTILLED, gain, sentences
 from .page import Page
 
@@ -31,13 +31,18 @@ def title_of(task: str, target: str) -> str:
     return f"{task}: a student that sees {target}"
 
 
-def write_run_page(experiment: Experiment, student: nn.Module) -> Path:
-    """Measure a finished run and write report.html and report.json into its folder; networks are frozen afterwards.
+def write_run_page(
+    experiment: Experiment, student: nn.Module, known: Known | None = None,
+    affords: Callable[[float], bool] = lambda seconds: True,
+) -> Path:  # fmt: skip
+    """Write a finished run's report.html and report.json into its folder; networks are frozen afterwards.
 
     Args:
         student: with the weights that the run selected.
+        known: what is known of its networks; None: all is measured.
+        affords: whether about so many seconds may be spent on a part of the page; others are left out.
     """
-    found, galleries = run_figures(experiment, student)
+    found, galleries = run_figures(experiment, student, known, affords)
     summary, folder = found["summary"], experiment.folder
     page = Page(
         title_of(summary["task"], summary["target"]),
@@ -45,19 +50,27 @@ def write_run_page(experiment: Experiment, student: nn.Module) -> Path:
     )
     _gained(page, found)
     _networks(page, found)
-    add_curves(page, found["histories"], charts.lines)
-    if "routing" in found:
-        _routing(page, found)
-        _masks(page, found)
-        _agreement(page, found)
-    _attention(page, found["attention"], galleries, found["split"])
+    add_curves(page, found["histories"])
+    _routing(page, found)
+    _masks(page, found)
+    _agreement(page, found)
+    _attention(page, found, galleries)
     _confusions(page, found)
+    _left_out(page, found, experiment)
     page.heading("Settings")
     page.say("Versions: " + ", ".join(f"{name} {version}" for name, version in summary["versions"].items()) + ".")
     page.text("resolved recipe", found["config"])
     write_text(folder / "report.json", json.dumps(found, indent=1))
     write_text(folder / PAGE, page.render())
     return folder / PAGE
+
+
+def _left_out(page: Page, found: Mapping[str, Any], experiment: Experiment) -> None:
+    if found["left_out"]:
+        page.heading("Not here")
+        how = "" if experiment.task.name == "custom" else f" mstdistill report {experiment.folder} measures it."
+        page.say(f"Left out, so that the page costs the run no more than 1 % of its time: "
+                 f"{', '.join(found['left_out'])}.{how}")  # fmt: skip
 
 
 def _gained(page: Page, found: dict[str, Any]) -> None:
@@ -84,22 +97,33 @@ def _networks(page: Page, found: Mapping[str, Any]) -> None:
 
 
 def _routing(page: Page, found: Mapping[str, Any]) -> None:
+    if "members" not in found:
+        return
     page.heading("Routing")
-    members, routing = found["members"], found["routing"]
-    page.say(
-        f"The router's distribution over {len(members)} specialised teachers, on {routing['instances']:,} instances of "
-        f"{found['split']}."
-    )
-    mean = dict(zip(members, routing["mean"], strict=True))
-    page.figure("Mean share", charts.bars("mean share", mean, "share"), ["teacher", "share"], list(mean.items()))
-    shares = [record["train/share"] for record in found["histories"].get("distill", []) if "train/share" in record]
-    if len(shares) > 1 and len(shares[0]) == len(members):
-        series = {name: [float(row[i]) for row in shares] for i, name in enumerate(members)}
-        rows = [[str(i), *map(float, row)] for i, row in enumerate(shares)]
-        page.figure(
-            "Share by epoch", charts.lines("share by epoch", series, "epoch", "share"), ["epoch", *members], rows
+    members, routing = found["members"], found.get("routing")
+    if routing:
+        page.say(
+            f"The router's distribution over {len(members)} specialised teachers, on {routing['instances']:,} "
+            f"instances of {found['split']}."
         )
-    names = found["classes"]
+    with page.side_by_side():
+        if routing:
+            mean = dict(zip(members, routing["mean"], strict=True))
+            page.figure(
+                "Mean share", charts.bars("mean share", mean, "share"), ["teacher", "share"], list(mean.items())
+            )
+        shares = [record["train/share"] for record in found["histories"].get("distill", []) if "train/share" in record]
+        if len(shares) > 1 and len(shares[0]) == len(members):
+            series = {name: [float(row[i]) for row in shares] for i, name in enumerate(members)}
+            rows = [[str(i), *map(float, row)] for i, row in enumerate(shares)]
+            chart = charts.lines("share by epoch", series, "epoch", "share")
+            page.figure("Share by epoch, in training", chart, ["epoch", *members], rows)
+        if routing:
+            _instances(page, found, routing)
+
+
+def _instances(page: Page, found: Mapping[str, Any], routing: Mapping[str, Any]) -> None:
+    members, names = found["members"], found["classes"]
     per_class = {names[int(c)]: values for c, values in routing["per_class"].items()}
     if len(per_class) <= MOST_CLASSES:
         svg = charts.stacked("share by class", per_class, members, "share")
@@ -110,7 +134,7 @@ def _routing(page: Page, found: Mapping[str, Any]) -> None:
 
 
 def _masks(page: Page, found: Mapping[str, Any]) -> None:
-    if not found["masks"]:
+    if not found.get("masks"):
         return
     page.heading("Masks")
     page.say("1 leaves a feature as it is, 0 takes it away; a mask that is the same for all instances only rescales.")
@@ -123,6 +147,8 @@ def _masks(page: Page, found: Mapping[str, Any]) -> None:
 
 
 def _agreement(page: Page, found: Mapping[str, Any]) -> None:
+    if "agreement" not in found:
+        return
     page.heading("Agreement")
     names, agreement = found["members"], found["agreement"]
     with_student = dict(zip(names, map(float, agreement["with_student"]), strict=True))
@@ -134,8 +160,11 @@ def _agreement(page: Page, found: Mapping[str, Any]) -> None:
     page.figure("Share of predictions that two teachers have in common", svg, ["teacher", *names], rows)
 
 
-def _attention(page: Page, found: Mapping[str, Any], galleries: Sequence[Gallery], split: str) -> None:
+def _attention(page: Page, all_found: Mapping[str, Any], galleries: Sequence[Gallery]) -> None:
+    if "attention" not in all_found:
+        return
     page.heading("Where the networks look")
+    found, split = all_found["attention"], all_found["split"]
     if "missing" in found:
         page.say(found["missing"])
         return
@@ -167,8 +196,9 @@ def _confusions(page: Page, found: Mapping[str, Any]) -> None:
         return
     page.heading("Confusions")
     page.say(f"Rows: the true class on {found['split']}; columns: the prediction; shares of the row.")
-    for network, matrix in found["confusion"].items():
-        shares = [[x / max(sum(row), 1) for x in row] for row in matrix]
-        svg = charts.heat(f"confusions of {network}", shares, names, "predicted", "true")
-        rows = [[name, *map(str, row)] for name, row in zip(names, matrix, strict=True)]
-        page.figure(network, svg, ["true", *names], rows)
+    with page.side_by_side():
+        for network, matrix in found["confusion"].items():
+            shares = [[x / max(sum(row), 1) for x in row] for row in matrix]
+            svg = charts.heat(f"confusions of {network}", shares, names, "predicted", "true")
+            rows = [[name, *map(str, row)] for name, row in zip(names, matrix, strict=True)]
+            page.figure(network, svg, ["true", *names], rows)
