@@ -32,11 +32,13 @@ class Budget:
         """Whether a page may be drawn; costs next to nothing."""
         return self.clock() >= self.next
 
+    def taken(self) -> float:
+        """Seconds that pages took, with the one that is being drawn."""
+        return self.spent + (self.clock() - self._drawing if self._drawing is not None else 0.0)
+
     def affords(self, seconds: float) -> bool:
         """Whether so many more, in a page that is being drawn, stay within the share."""
-        now = self.clock()
-        drawing = now - self._drawing if self._drawing is not None else 0.0
-        return self.spent + drawing + seconds <= SHARE * (now - self.begun)
+        return self.taken() + seconds <= SHARE * (self.clock() - self.begun)
 
     @contextmanager
     def spending(self) -> Iterator[None]:

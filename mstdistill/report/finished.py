@@ -27,7 +27,7 @@ def leave_page(experiment: Experiment, live: LivePage, known: Known) -> None:
     """
     try:
         with live.budget.spending(), _as_found(experiment), ranks.alone():
-            path = write_run_page(experiment, experiment.student, known, live.budget.affords)
+            path = write_run_page(experiment, experiment.student, known, live.budget)
         experiment.screen.say(f"page: {path}")
     except Interrupted:
         raise

@@ -68,7 +68,7 @@ def sentences(found: Mapping[str, Any], target: str) -> tuple[str, str]:
         said += f", alone {100 * accuracy[ALONE]:.1f} %: {100 * found['difference']:+.1f} percentage points"
         if count:
             low, high = found["interval_of_difference"]
-            told = "" if low > 0 or high < 0 else ", so not told from none"
+            told = "" if low > 0 or high < 0 else "; it may be chance"
             said += f" (95 % interval {100 * low:+.1f} to {100 * high:+.1f}{told})"
     elif count:
         low, high = found["interval"][DISTILLED]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import nn
 
 from ..experiment import Experiment
 from ..files import write_text
-from ..tables import COLUMNS
+from ..tables import COLUMNS, SHOWN
 from . import charts
 from .attention import Gallery
+from .budget import Budget
 from .curves import add_curves
 from .figures import Known, run_figures
 from .gain import DISTILLED, gain, sentences
@@ -33,16 +34,16 @@ def title_of(task: str, target: str) -> str:
 
 def write_run_page(
     experiment: Experiment, student: nn.Module, known: Known | None = None,
-    affords: Callable[[float], bool] = lambda seconds: True,
+    budget: Budget | None = None,
 ) -> Path:  # fmt: skip
     """Write a finished run's report.html and report.json into its folder; networks are frozen afterwards.
 
     Args:
         student: with the weights that the run selected.
         known: what is known of its networks; None: all is measured.
-        affords: whether about so many seconds may be spent on a part of the page; others are left out.
+        budget: parts that it doesn't afford are left out; None: the page is whole, however long it takes.
     """
-    found, galleries = run_figures(experiment, student, known, affords)
+    found, galleries = run_figures(experiment, student, known, budget.affords if budget else lambda seconds: True)
     summary, folder = found["summary"], experiment.folder
     page = Page(
         title_of(summary["task"], summary["target"]),
@@ -60,8 +61,9 @@ def write_run_page(
     page.heading("Settings")
     page.say("Versions: " + ", ".join(f"{name} {version}" for name, version in summary["versions"].items()) + ".")
     page.text("resolved recipe", found["config"])
-    write_text(folder / "report.json", json.dumps(found, indent=1))
     write_text(folder / PAGE, page.render())
+    found["page_seconds"] = round(budget.taken(), 3) if budget else None
+    write_text(folder / "report.json", json.dumps(found, indent=1))
     return folder / PAGE
 
 
@@ -91,9 +93,12 @@ def _gained(page: Page, found: dict[str, Any]) -> None:
 
 def _networks(page: Page, found: Mapping[str, Any]) -> None:
     page.heading("Networks")
-    rows = [[e["name"], " + ".join(e["sees"]), *(float(e[found["split"]][key]) for key, _ in COLUMNS)]
-            for e in found["summary"]["networks"]]  # fmt: skip
-    page.table(["network", "sees", *(title for _, title in COLUMNS)], rows)
+    networks, split = found["summary"]["networks"], found["split"]
+    columns = [(split, key, f"{split} {title}") for key, title in COLUMNS]
+    if split != "validation" and "validation" in networks[-1]:
+        columns += [("validation", key, f"validation {key}") for key in SHOWN]
+    rows = [[e["name"], " + ".join(e["sees"]), *(float(e[of][key]) for of, key, _ in columns)] for e in networks]
+    page.table(["network", "sees", *(title for *_, title in columns)], rows)
 
 
 def _routing(page: Page, found: Mapping[str, Any]) -> None:
