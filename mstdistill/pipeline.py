@@ -35,8 +35,8 @@ from .experiment import LARGE_MASK, Experiment
 from .files import write_text
 from .material import Material
 from .methods import find_method
-from .report.figures import Known, page_split
 from .report.finished import leave_page
+from .report.known import Known, page_split
 from .report.live import live_page
 from .stages import alone
 from .student import export_student

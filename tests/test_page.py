@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mstdistill.report import budget, charts, finished, live
+from mstdistill.report import budget, charts, live, run_page
 from mstdistill.report.budget import SHARE, Budget
 from mstdistill.report.svg import WIDTH, label, text_width, ticks
 from mstdistill.report.watch import server
@@ -98,7 +98,7 @@ def test_the_page_of_a_run_that_ends_early(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("always")
-@pytest.mark.parametrize("where", [live, finished])
+@pytest.mark.parametrize("where", [live, run_page])
 def test_a_page_that_cannot_be_drawn_ends_no_run(
     where: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,7 +111,7 @@ def test_a_page_that_cannot_be_drawn_ends_no_run(
     assert said.count("warning: the run's page can't be") == 1
     assert "no space left on device" in said
     assert (tmp_path / "run" / "student" / "model.safetensors").exists()
-    if where is finished:
+    if where is run_page:
         assert RELOADS not in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -171,10 +171,8 @@ def test_charts_stay_in_their_picture(svg: str) -> None:
     assert across
     assert all(0 <= float(x) <= WIDTH for x in across)
     assert all(0 <= float(y) <= height for y in down)
-    for x, anchor, text in re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="(\w+)">(?:<title>.*?</title>)?(.*?)<',
-                                      svg):  # fmt: skip
-        if anchor == "end":
-            assert text_width(text) <= float(x)
+    ending = r'<text x="([\d.]+)" y="[\d.]+" text-anchor="end">(?:<title>.*?</title>)?(.*?)<'
+    assert all(text_width(text) <= float(x) for x, text in re.findall(ending, svg))
 
 
 @pytest.fixture

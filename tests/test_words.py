@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from mstdistill import check
 from mstdistill.markup import latex, markdown_table, plain

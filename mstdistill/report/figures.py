@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from ..weights import part
 from .attention import COMPARED, Gallery, attention
 from .curves import finished_histories
 from .gain import ALONE, DISTILLED
+from .known import Known, page_split
 from .mixture import LOOKED_AT, routed, taught
 
 # How often longer than to evaluate all networks once, on as many instances, it takes to look at masks and agreement,
@@ -29,24 +29,6 @@ from .mixture import LOOKED_AT, routed, taught
 _TAUGHT, _MAPS, _AT_LEAST = 10.0, 35.0, 0.02
 # Before a teacher's name in tables.
 TEACHER = "teacher "
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a run knows at its end, so that its page needn't measure it again.
-
-    Attributes:
-        matrices: by the final table's names, confusion matrices [C, C] on the split that the page is of.
-        seconds: that one process took, or would have taken, to evaluate these networks there.
-    """
-
-    matrices: Mapping[str, Tensor]
-    seconds: float
-
-
-def page_split(experiment: Experiment) -> str:
-    """The split that pages are of."""
-    return "test" if "test" in experiment.splits else "validation"
 
 
 def run_figures(

@@ -10,9 +10,8 @@ from .. import ranks
 from ..engine.seeding import random_state, restore_random_state
 from ..errors import Interrupted, first_line
 from ..experiment import Experiment
-from .figures import Known
+from .known import Known
 from .live import LivePage
-from .run_page import write_run_page
 
 
 def leave_page(experiment: Experiment, live: LivePage, known: Known) -> None:
@@ -27,6 +26,8 @@ def leave_page(experiment: Experiment, live: LivePage, known: Known) -> None:
     """
     try:
         with live.budget.spending(), _as_found(experiment), ranks.alone():
+            from .run_page import write_run_page
+
             path = write_run_page(experiment, experiment.student, known, live.budget)
         experiment.screen.say(f"page: {path}")
     except Interrupted:

@@ -17,8 +17,7 @@ from ..errors import first_line
 from ..files import write_text
 from . import budget
 from .curves import add_curves, finished_histories
-from .page import Page
-from .run_page import PAGE, title_of
+from .page import PAGE, Page, title_of
 
 # Seconds after which a browser asks for the page anew.
 RELOAD_SECONDS = 5

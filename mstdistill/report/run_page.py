@@ -16,20 +16,14 @@ from . import charts
 from .attention import Gallery
 from .budget import Budget
 from .curves import add_curves
-from .figures import Known, run_figures
+from .figures import run_figures
 from .gain import DISTILLED, gain, sentences
-from .page import Page
+from .known import Known
+from .page import PAGE, Page, title_of
 
-# Every run's and every suite's page.
-PAGE = "report.html"
 # Classes up to which tables of classes are drawn; beyond, the numbers are in report.json.
 MOST_CLASSES = 40
 _LIKENESS = ("before", "after", "kept")
-
-
-def title_of(task: str, target: str) -> str:
-    """Of a run's page, while it runs and afterwards."""
-    return f"{task}: a student that sees {target}"
 
 
 def write_run_page(

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from .page import Page
+from .page import PAGE, Page
 
 ADDRESS = "127.0.0.1"
 # What a run's or a suite's folder holds before it has a page.
-_MARKS = ("report.html", "config.yaml", "binding.json", "cells")
+_MARKS = (PAGE, "config.yaml", "binding.json", "cells")
 
 
 def server(folder: Path, port: int) -> ThreadingHTTPServer:
@@ -28,7 +28,7 @@ def server(folder: Path, port: int) -> ThreadingHTTPServer:
     """
     if not any((folder / mark).exists() for mark in _MARKS):
         raise DataError(f"{folder} holds neither a run nor a suite; start one, then watch it")
-    path = folder / "report.html"
+    path = folder / PAGE
 
     class Handler(BaseHTTPRequestHandler):
         """Answers with the page as it is now."""
@@ -42,7 +42,7 @@ def server(folder: Path, port: int) -> ThreadingHTTPServer:
             self._answer(body=False)
 
         def _answer(self, body: bool) -> None:
-            if self.path not in ("/", "/report.html"):
+            if self.path not in ("/", f"/{PAGE}"):
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return
             try:
