@@ -110,7 +110,7 @@ def test_a_run_is_watched(
         assert page.locator("svg").count() == 2
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         shutil.copy(pages["run"], tmp_path / "report.html")
-        page.get_by_role("heading", name="Networks").wait_for(timeout=10_000)
+        page.get_by_role("heading", name="Networks", exact=True).wait_for(timeout=10_000)
         loaded = page.evaluate("performance.timeOrigin")
         page.wait_for_timeout(2500)
         assert page.evaluate("performance.timeOrigin") == loaded

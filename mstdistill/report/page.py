@@ -16,8 +16,8 @@ STYLE = """
   --s0: #2f6fb0; --s1: #c2571a; --s2: #2c8a57; --s3: #8b5bb0; --s4: #b0892f; --s5: #3b9aa6; --s6: #b04a6f;
   --s7: #6b7a2f; --s8: #7a6b5b; --s9: #5b6b7a; }
 @media screen and (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e3e7eb; --soft: #98a2ad;
-  --line: #3a424b; --tint: #1d2228; --s0: #6fa8dc; --s1: #e58b52; --s2: #63bd8b; --s3: #b792d6; --s4: #d8b766; --s5: #73c5cf;
-  --s6: #d9819f; --s7: #a5b562; --s8: #b3a391; --s9: #94a5b6; } }
+  --line: #3a424b; --tint: #1d2228; --s0: #6fa8dc; --s1: #e58b52; --s2: #63bd8b; --s3: #b792d6; --s4: #d8b766;
+  --s5: #73c5cf; --s6: #d9819f; --s7: #a5b562; --s8: #b3a391; --s9: #94a5b6; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
