@@ -81,6 +81,8 @@ def test_a_page_opens(name: str, width: int, scheme: str, browser: Any, pages: d
     assert _contrast(*page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")) >= 4.5
     dark = _luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")) < 0.2
     assert dark is (scheme == "dark")
+    page.emulate_media(media="print")
+    assert _luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")) > 0.9
     page.pdf(path=tmp_path / "page.pdf", format="A4")
     assert (tmp_path / "page.pdf").read_bytes()[:5] == b"%PDF-"
     context.close()
