@@ -340,6 +340,10 @@ class RunSettings(Settings):
         1800.0, gt=0, description="so long a process waits for the others, then they are lost"
     )
     log_every: int = Field(50, ge=1, description="steps between looks at the running losses")
+    page: bool = Field(
+        True, description="leave report.html in the run's folder; it is renewed while the run goes on, in at most 1 % "
+        "of its time"
+    )  # fmt: skip
     stop_after: Literal["cotrain", "specialise", "distill"] | None = Field(
         None, description="end the run after this stage; the same command without it goes on"
     )

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ from .experiment import LARGE_MASK, Experiment
 from .files import write_text
 from .material import Material
 from .methods import find_method
+from .report.finished import leave_page
+from .report.known import Known, page_split
+from .report.live import live_page
 from .sight import shows
 from .stages import alone
 from .student import export_student
@@ -201,7 +204,8 @@ def _run(
     target: str | None = None, finished: Callable[[str], None] | None = None,
 ) -> Result:  # fmt: skip
     started = time.monotonic()
-    trainer = Trainer(accelerator, recipe.run, recipe.seed, screen, observe)
+    live = live_page(recipe, task, target, folder, accelerator, screen.say)
+    trainer = Trainer(accelerator, recipe.run, recipe.seed, screen, observe, live.told if live else None)
     # the comparison starts from the very weights that the student starts from
     twin = _twin(student) if recipe.alone.enabled else None
     experiment = Experiment(recipe, task, splits, student, teachers, folder, trainer, target)
@@ -222,15 +226,20 @@ def _run(
                     f"{plan.parameters * 16 / 1e9:.1f} GB with Adam; set mask.max_parameters or mask.hidden"
                 )
     try:
-        with _failing_in_words(folder), trainer.stopping.listening():
+        with _failing_in_words(folder), trainer.stopping.listening(), live.ending() if live else nullcontext():
             outcome = find_method(recipe.method)(experiment)
             if twin is not None and outcome.finished:
                 alone.run(experiment, experiment.compiled(experiment.placed(twin)))
-            summary = _summary(experiment, outcome, twin, started)
+            summary, known = _summary(experiment, outcome, twin, started)
             if outcome.finished:
                 _finish(experiment, summary, maker)
+                if live:
+                    leave_page(experiment, live, known)
             else:
-                screen.say(f"stopped after {recipe.run.stop_after}; the same command without run.stop_after goes on")
+                said = f"stopped after {recipe.run.stop_after}; the same command without run.stop_after goes on"
+                screen.say(said)
+                if live:
+                    live.close(said.capitalize())
     finally:
         experiment.released()
         trackers_ended(accelerator)
@@ -292,8 +301,10 @@ def _first_to_tell(folder: Path, line: str) -> bool:
     return True
 
 
-def _summary(experiment: Experiment, outcome: Any, twin: nn.Module | None, started: float) -> dict[str, Any]:
-    """Every figure of the run, student and teachers, on validation and test."""
+def _summary(
+    experiment: Experiment, outcome: Any, twin: nn.Module | None, started: float
+) -> tuple[dict[str, Any], Known]:  # fmt: skip
+    """Every figure of the run, student and teachers, on validation and test; and what its page need not measure."""
     target = (experiment.target,)
     rows: list[tuple[str, str, nn.Module, Sequence[str]]] = []
     if outcome.finished and twin is not None:
@@ -301,19 +312,24 @@ def _summary(experiment: Experiment, outcome: Any, twin: nn.Module | None, start
     rows += [(f"teacher {t.name}", t.kind(experiment.target), t.module, t.modalities) for t in experiment.teachers]
     if outcome.finished:
         rows.append(("distilled student", "student", experiment.student, target))
-    figures = []
+    figures, matrices, seconds = [], {}, 0.0
     for name, kind, module, view in rows:
         entry: dict[str, Any] = {"name": name, "kind": kind, "sees": [modality_of(one) for one in view]}
         for split in ("validation", "test"):
             shown = split in experiment.splits and experiment.judges(view, split)
             if shown and shows(experiment.teachers, module, view, experiment.splits[split]):
-                entry[split] = experiment.evaluate(module, view, split).as_dict()
+                before = time.monotonic()
+                found = experiment.evaluate(module, view, split)
+                if split == page_split(experiment):
+                    matrices[name] = found.matrix
+                    seconds += (time.monotonic() - before) * experiment.accelerator.num_processes
+                entry[split] = found.as_dict()
         figures.append(entry)
     stages = {}
     for path in sorted(experiment.folder.glob("*/result.json"), key=lambda found: found.stat().st_mtime):
         facts = json.loads(path.read_text())
         stages[path.parent.name] = {k: value for k, value in facts.items() if k not in ("history", "fingerprint")}
-    return {
+    summary = {
         "task": experiment.task.name,
         "target": modality_of(experiment.target),
         "method": experiment.recipe.method,
@@ -326,6 +342,7 @@ def _summary(experiment: Experiment, outcome: Any, twin: nn.Module | None, start
         "seconds": round(time.monotonic() - started, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
+    return summary, Known(matrices, seconds)
 
 
 def _labelled(experiment: Experiment) -> dict[str, Any]:

@@ -20,6 +20,7 @@ LIGHT = [
     (["prepare", "--help"], 0),
     (["prepare", "av-mnist", "--help"], 0),
     (["train", "av-digits", "--dry-run"], 0),
+    (["watch", "nowhere"], 2),
     (["settings"], 0),
     (["settings", "--schema"], 0),
     (["new", "mine", "--task", "av-digits"], 0),
