@@ -1,0 +1,105 @@
+"""Artefacts beside the student on the same rows, each by its own runtime: agreement, accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.source import UNLABELLED
+from .names import Tolerance
+from .rows import Rows, batches
+
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Agreement:
+    """An artefact's figures on some rows.
+
+    Attributes:
+        predictions: how many there are: rows, or pixels of dense logits.
+        difference: largest difference of a logit.
+        largest: the student's largest logit.
+        equal: predictions that are the student's.
+        labelled, right, student_right: predictions with a label, the artefact's and the student's right ones.
+    """
+
+    predictions: int = 0
+    difference: float = 0.0
+    largest: float = 0.0
+    equal: int = 0
+    labelled: int = 0
+    right: int = 0
+    student_right: int = 0
+
+    def add(self, got: Tensor, want: Tensor, label: Tensor | None, ignore: int | None) -> None:
+        """Count a batch of logits [B, C] or [B, C, H, W]."""
+        if got.shape != want.shape or not torch.isfinite(got).all():
+            self.difference = float("inf")
+            self.predictions += want.argmax(1).numel()
+            return
+        self.difference = max(self.difference, float((got - want).abs().max()))
+        self.largest = max(self.largest, float(want.abs().max()))
+        ours, theirs = want.argmax(1), got.argmax(1)
+        self.predictions += ours.numel()
+        self.equal += int((ours == theirs).sum())
+        if label is not None:
+            counts = label != UNLABELLED
+            if ignore is not None:
+                counts &= label != ignore
+            self.labelled += int(counts.sum())
+            self.right += int(((theirs == label) & counts).sum())
+            self.student_right += int(((ours == label) & counts).sum())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Figures by name; accuracies are None where nothing is labelled."""
+        known = self.labelled or None
+        return {
+            "predictions": self.predictions,
+            "largest_difference": self.difference,
+            "relative_difference": self.difference / self.largest if self.largest else self.difference,
+            "equal": self.equal / max(self.predictions, 1),
+            "accuracy": known and self.right / known,
+            "student_accuracy": known and self.student_right / known,
+        }
+
+    def beyond(self, tolerance: Tolerance, random: bool) -> list[str]:
+        """What is further off than it may be, in words.
+
+        Args:
+            random: the rows are: predictions on them tip over at nothing, so that the logits alone are judged.
+        """
+        found, figures = [], self.as_dict()
+        if not figures["relative_difference"] <= tolerance.logits:
+            found.append(f"a logit differs by {figures['relative_difference']:.2g} of the largest, "
+                         f"{tolerance.logits:g} are allowed")  # fmt: skip
+        if random:
+            return found
+        differing = self.predictions - self.equal
+        if differing > max(1.0, (1 - tolerance.equal) * self.predictions):
+            found.append(f"{figures['equal']:.2%} of the predictions are equal, {tolerance.equal:.1%} are wanted")
+        lost = self.student_right - self.right
+        if lost > max(1.0, tolerance.accuracy * self.labelled):
+            found.append(f"{100 * lost / self.labelled:.2f} points of accuracy are lost, {100 * tolerance.accuracy:g} "
+                         "are allowed")  # fmt: skip
+        return found
+
+
+@torch.no_grad()
+def compare(student: Run, runs: Mapping[str, Run], rows: Rows, ignore: int | None) -> dict[str, Agreement]:
+    """Every artefact beside the student, in one pass over the rows.
+
+    Args:
+        runs: by name, from inputs to logits.
+        ignore: the label that doesn't count.
+    """
+    found = {name: Agreement() for name in runs}
+    for view, label in batches(rows):
+        want = student(view).float()
+        for name, run in runs.items():
+            found[name].add(run(view).float(), want, label, ignore)
+    return found

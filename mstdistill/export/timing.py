@@ -1,0 +1,65 @@
+"""How long the student and its artefacts take for a batch on this CPU, in turns, so that all meet the same machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .checking import Run
+from .rows import Rows
+
+# Turns, calls in a turn at most, and seconds that a turn of one of them may take; slower ones get fewer turns.
+_TURNS, _CALLS, _SECONDS, _LONG = 9, 30, 0.05, 20.0
+BATCHES = (1, 32)
+# A batch whose call would take longer isn't timed, nor one that weighs more.
+_SLOWEST, _HEAVIEST = 2.0, 256e6
+
+
+@torch.no_grad()
+def latencies(student: Run, runs: Mapping[str, Run], rows: Rows) -> dict[str, dict[str, float | None]]:
+    """Median seconds of a call by name ("student" for eager PyTorch) and batch; None: too slow to be timed here."""
+    found: dict[str, dict[str, float | None]] = {name: {} for name in ("student", *runs)}
+    everyone = {"student": student, **runs}
+    slowest = 0.0
+    for size in BATCHES:
+        view = _batch(rows, size)
+        heavy = view is None or slowest * size > _SLOWEST
+        for name in everyone:
+            found[name][str(size)] = None
+        if heavy:
+            continue
+        assert view is not None
+        first = {name: min(_timed(run, view, 2)) for name, run in everyone.items()}
+        slowest = max(first.values()) / size
+        turns = _TURNS if sum(first.values()) * _TURNS < _LONG else 3
+        calls: dict[str, list[float]] = {name: [] for name in everyone}
+        for _ in range(turns):
+            for name, run in everyone.items():
+                count = max(1, min(_CALLS, int(_SECONDS / first[name])))
+                # the first call of a turn finds the caches full of another's data
+                calls[name] += _timed(run, view, count + 1)[1:]
+        for name, seconds in calls.items():
+            found[name][str(size)] = statistics.median(seconds)
+    return found
+
+
+def _batch(rows: Rows, size: int) -> Tensor | None:
+    """A batch of the rows, repeated where they are fewer; None: too heavy."""
+    one, _ = rows.take(0, 1)
+    if one.numel() * one.element_size() * size > _HEAVIEST:
+        return None
+    view, _ = rows.take(0, min(size, len(rows)))
+    return view.repeat(-(-size // len(view)), *(1,) * (view.dim() - 1))[:size].contiguous()
+
+
+def _timed(run: Run, view: Tensor, count: int) -> list[float]:
+    found = []
+    for _ in range(count):
+        started = time.perf_counter()
+        run(view)
+        found.append(time.perf_counter() - started)
+    return found

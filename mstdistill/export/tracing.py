@@ -1,0 +1,165 @@
+"""The student as a graph, by torch.export; what can't be one is named with its place, in one line."""
+
+from __future__ import annotations
+
+import copy
+import io
+import linecache
+import logging
+import re
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from ..errors import ConfigError, first_line
+from ..teachers.tap import call
+from .rows import Rows
+
+_OPERATOR = re.compile(r"OpOverload\(op='([\w.:]+)'|torch\.ops\.([\w.]+)|(aten[.:]+\w+(?:\.\w+)?)")
+_LINE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
+
+
+class Logits(nn.Module):
+    """A network whose output is its logits alone [B, C] or [B, C, H, W], whatever it returns."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, view: Tensor) -> Tensor:
+        return call(self.module, {"view": view}, ("view",))
+
+
+class HalfLogits(Logits):
+    """As `Logits`, computed in half precision; inputs and logits stay float32."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(copy.deepcopy(module).half())
+
+    def forward(self, view: Tensor) -> Tensor:
+        return super().forward(view.half() if view.is_floating_point() else view).float()
+
+
+@dataclass
+class Subject:
+    """What is exported.
+
+    Attributes:
+        module: the network, in eval mode on the CPU.
+        config: of the student.
+        example: a batch [2, ...] that it takes.
+        calibration: training rows; None: there are none.
+    """
+
+    module: nn.Module
+    config: dict[str, Any]
+    example: Tensor
+    calibration: Rows | None = None
+
+    def __post_init__(self) -> None:
+        self.plain: nn.Module = Logits(self.module).eval()
+        self._programs: dict[str, ExportedProgram] = {}
+
+    def traced(self, form: str, half: bool = False, most: int | None = None) -> ExportedProgram:
+        """The network's graph with a free batch; of half precision; of at most so many rows.
+
+        Raises:
+            ConfigError: it can't be traced; the message says what and where.
+        """
+        key = f"{half} {most}"
+        if key not in self._programs:
+            network = HalfLogits(self.module).eval() if half else self.plain
+            self._programs[key] = trace(network, self.example, form, type(self.module).__name__, most)
+        return self._programs[key]
+
+
+def trace(module: nn.Module, example: Tensor, form: str, name: str, most: int | None = None) -> ExportedProgram:
+    """See `Subject.traced`."""
+    size = torch.export.Dim("batch", min=1, max=most) if most else torch.export.Dim("batch")
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.export.export(module, (example,), dynamic_shapes=({0: size},))
+    except ConfigError:
+        raise
+    except Exception as error:  # the compiler's errors are of many kinds
+        raise ConfigError(f"{form}: {name} can't be traced ({_why(error)}), at {_place(error)}") from None
+    output = next(iter(program.graph.output_node().args[0]))  # type: ignore[arg-type,union-attr,call-overload]
+    rows = output.meta["val"].shape[0]
+    if isinstance(rows, int):
+        raise ConfigError(f"{form}: {name} gives {rows} rows of logits whatever the batch; its forward fixes the batch")
+    return program
+
+
+def refuse_operator(program: ExportedProgram, form: str, name: str, error: BaseException) -> ConfigError:
+    """The line for an operator that a format doesn't have."""
+    text, seen = "", error
+    while seen is not None:
+        text += f"{seen}\n"
+        seen = seen.__cause__  # type: ignore[assignment]
+    found = _OPERATOR.search(text)
+    operator = next((part for part in found.groups() if part), "") if found else ""
+    operator = operator.replace("::", ".").removesuffix(".default")
+    node = re.search(r"translating node %(\w+)", text)
+    where = _node_place(program, operator, node.group(1) if node else "")
+    what = f"has no {operator}" if operator else f"can't hold {name} ({first_line(error)})"
+    return ConfigError(f"{form} {what}, which {name} uses{where}; write it otherwise or choose another format"
+                       if operator else f"{form} {what}")  # fmt: skip
+
+
+def _node_place(program: ExportedProgram, operator: str, name: str) -> str:
+    with quiet():
+        for graph in (program.graph, program.run_decompositions().graph):
+            for node in graph.nodes:
+                same = operator and str(node.target).removesuffix(".default") == operator
+                if node.name == name or same:
+                    inside = list((node.meta.get("nn_module_stack") or {}).values())
+                    path = str(inside[-1][0]).removeprefix("module").strip(".") if inside else ""
+                    lines = [hit for hit in _LINE.findall(node.meta.get("stack_trace") or "") if not _torchs(hit[0])]
+                    at = f"{lines[-1][0]}:{lines[-1][1]}" if lines else ""
+                    part = f"submodule {path}" if path else ""
+                    return " at " + ", ".join(filter(None, (part, at))) if part or at else ""
+    return ""
+
+
+def _why(error: BaseException) -> str:
+    said = first_line(error)
+    found = _OPERATOR.search(said)
+    operator = next((part for part in found.groups() if part), "") if found else ""
+    return said if not operator else f"{operator}: {said}"
+
+
+def _place(error: BaseException) -> str:
+    """The last line of a person's own code that an error passed."""
+    told = [(file, int(line)) for file, line, _ in _LINE.findall(str(error)) if not _torchs(file)]
+    frames = [(f.filename, f.lineno or 0) for f in traceback.extract_tb(error.__traceback__) if not _torchs(f.filename)]
+    own = told or [frame for frame in frames if Path(frame[0]).parent != Path(__file__).parent]
+    if not own:
+        return "an unknown line"
+    file, line = own[-1]
+    code = linecache.getline(file, line).strip()
+    return f"{file}:{line}" + (f": {code}" if code else "")
+
+
+def _torchs(file: str) -> bool:
+    return "/torch/" in file or file.startswith("<")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block the exporters' progress, warnings and logs are kept from the screen."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
