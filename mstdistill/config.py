@@ -7,7 +7,7 @@ checks every key. Descriptions are shown by `mstdistill settings`, in recipes th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
@@ -23,10 +23,22 @@ class Settings(BaseModel):
     """Base of all settings: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    # keys that came later: a run is bound to its settings, and one begun without these goes on
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, inner: Inner) -> dict[str, Any]:
+        content: dict[str, Any] = inner(self)
+        for name in self.later:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                content.pop(name, None)
+        return content
 
 
 class DataSettings(Settings):
     """Which instances."""
+
+    later: ClassVar[tuple[str, ...]] = ("indices", "unlabelled", "labelled", "labelled_share")
 
     dir: str | None = Field(
         None, description="prepared folder, or hub:org/name; none: the task's own place. Task own: a folder or file "
@@ -67,15 +79,6 @@ class DataSettings(Settings):
         if self.indices is not None and self.split == "publisher":
             raise ValueError("indices cuts by the file's groups, split: publisher by the publisher's parts; give one")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, inner: Inner) -> dict[str, Any]:
-        # runs are bound to their settings: those begun without these go on
-        content: dict[str, Any] = inner(self)
-        for name in ("indices", "unlabelled", "labelled", "labelled_share"):
-            if getattr(self, name) == type(self).model_fields[name].default:
-                content.pop(name, None)
-        return content
 
 
 class ModelSettings(Settings):
@@ -146,8 +149,11 @@ class MaskSettings(Settings):
 class RoutingSettings(Settings):
     """How the mixture picks teachers."""
 
-    rule: Literal["topk-mean", "topk-weighted", "soft", "random", "fixed"] = Field(
-        "topk-mean", description="who teaches an instance: the k best, evenly or weighted; all, weighted; k drawn; one"
+    later: ClassVar[tuple[str, ...]] = ("sharpness", "calibrate")
+    rule: Literal["topk-mean", "topk-weighted", "soft", "random", "fixed", "entropy", "margin", "agreement"] = Field(
+        "topk-mean",
+        description="who teaches an instance: the k best, evenly or weighted; all, weighted by the "
+        "router; k drawn; one; all, weighted by how sure they are (entropy, margin) or how far they agree",
     )
     k: int = Field(1, ge=1, description="teachers per instance")
     signal: Literal["none", "distill", "task", "both"] = Field(
@@ -157,6 +163,10 @@ class RoutingSettings(Settings):
         "KL", description="the load balance: divergence from even use of the teachers, or their use's variation"
     )
     fixed: int = Field(0, ge=0, description="the teacher of rule fixed")
+    sharpness: float = Field(
+        4.0, ge=0, description="of rules entropy, margin and agreement: 0 averages, more believes the surest more"
+    )
+    calibrate: bool = Field(True, description="of these rules: each teacher's temperature from validation first")
 
 
 class OptimSettings(Settings):
@@ -209,6 +219,10 @@ class CacheSettings(Settings):
 class CotrainSettings(OptimSettings):
     """Stage 1."""
 
+    later: ClassVar[tuple[str, ...]] = ("agreement",)
+    agreement: float = Field(
+        1.0, ge=0, description="weight of the networks' pull on each other; 0: each learns from its labels alone"
+    )
     select: Literal["last", "best"] = Field("last", description="which epoch's weights go on")
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .certainty import CERTAINTIES, log_weights
 from .errors import ConfigError
 from .kernels import Distilled, Routing, distillation_loss, gate, route
 from .kernels.router import top_k
 
-RULES = ("topk-mean", "topk-weighted", "soft", "random", "fixed")
+RULES = ("topk-mean", "topk-weighted", "soft", "random", "fixed", *CERTAINTIES)
 
 
 class Router(nn.Module):
@@ -60,13 +61,15 @@ class RoutingRule:
     Attributes:
         name: `topk-mean`, the released rule: the plain mean over the k most probable; `topk-weighted`: their mean
             weighted by their renormalised probabilities; `soft`: one mixture of all M teachers' logits, weighted by
-            the probabilities; `random`: k teachers drawn per instance and epoch; `fixed`: always teacher `fixed`.
+            the probabilities; `random`: k teachers drawn per instance and epoch; `fixed`: always teacher `fixed`;
+            `entropy`, `margin`, `agreement`: as `soft`, weighted by what the teachers say; see `certainty`.
         k: teachers per instance.
         signal: what trains the router beside the load balance: "none", "distill" (the distillation loss through
             the weights: `topk-weighted` and `soft`), "task" (how likely the mixture of teachers finds the true class:
             any rule), or "both".
         fixed: position of the teacher for `fixed`.
         seed: of `random`.
+        sharpness: of the weights by what the teachers say.
     """
 
     name: str = "topk-mean"
@@ -74,6 +77,7 @@ class RoutingRule:
     signal: str = "none"
     fixed: int = 0
     seed: int = 0
+    sharpness: float = 0.0
 
     def check(self, num_teachers: int) -> None:
         """Raises ConfigError where the rule can't work with this many specialised teachers."""
@@ -94,7 +98,22 @@ class RoutingRule:
     @property
     def needs_chosen_alone(self) -> bool:
         """Whether an instance's loss asks for its chosen teachers alone."""
-        return self.name != "soft" and self.signal not in ("task", "both")
+        return not self.mixes and self.signal not in ("task", "both")
+
+    @property
+    def judges(self) -> bool:
+        """Whether teachers are weighed by what they say of an instance."""
+        return self.name in CERTAINTIES
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an instance has one mixture of all teachers."""
+        return self.name == "soft" or self.judges
+
+    def judged(self, routing: Routing, teachers: Tensor, temperature: Tensor) -> Routing:
+        """The routing with weights by what the teachers [B, M, C, ...] say, each at its temperature [M]."""
+        found = log_weights(teachers.detach(), temperature, self.name, self.sharpness)
+        return replace(routing, log_probs=found.to(routing.log_probs.dtype))
 
     def select(
         self, router_logits: Tensor, index: Tensor, epoch: int, weight: Tensor | None = None, balance: str = ""
@@ -111,9 +130,9 @@ class RoutingRule:
     def shares(self, routing: Routing, weight: Tensor) -> Tensor:
         """[M] sum over the instances of each teacher's part in their distillation; `weight` [B] is 0 for padding.
 
-        How often it was among the k, over k; under `soft`, its probability.
+        How often it was among the k, over k; where all are mixed, its weight.
         """
-        if self.name == "soft":
+        if self.mixes:
             return (routing.probs.detach() * weight.unsqueeze(1)).sum(dim=0)
         return routing.counts.to(torch.float64) / routing.indices.shape[1]
 
@@ -137,7 +156,7 @@ class RoutingRule:
         learns = self.signal in ("distill", "both")
         indices: Tensor | None = routing.indices
         weights = None
-        if self.name == "soft":
+        if self.mixes:
             indices, weights = None, routing.probs
         elif self.name == "topk-weighted":
             weights = routing.log_probs.gather(1, routing.indices).softmax(dim=1)
@@ -146,7 +165,7 @@ class RoutingRule:
         if chosen:
             indices = torch.arange(routing.indices.shape[1], device=student.device).expand_as(routing.indices)
         return distillation_loss(
-            student, teachers, indices, weights, label, rows, temperature, self.name == "soft", kd_scale, task_scale,
+            student, teachers, indices, weights, label, rows, temperature, self.mixes, kd_scale, task_scale,
             -100 if ignore_index is None else ignore_index,
         )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Stage 1: teachers and student train together, each pulled to its labels and to all the others (paper, section 3.2).
 
-loss = sum over x of [ CE(z_x, y) + sum over the others o of KD(z_x <- z_o) ],  nothing detached
+loss = sum over x of [ CE(z_x, y) + agreement * sum over the others o of KD(z_x <- z_o) ],  nothing detached
 """
 
 from __future__ import annotations
@@ -64,14 +64,15 @@ class Cotrain:
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         logits = module(batch.inputs)
         temperature, ignore = self.experiment.recipe.temperature, self.experiment.task.ignore_index
-        parts = {}
+        parts, pull = {}, self.settings.agreement
         for i, own in enumerate(logits):
             if self.module.frozen[i]:
                 continue
             loss = losses.task(own, batch, ignore)
             for j, other in enumerate(logits):
-                if i != j:
-                    loss = loss + losses.kd(own, other, batch, temperature)
+                if i != j and pull:
+                    kd = losses.kd(own, other, batch, temperature)
+                    loss = loss + (kd if pull == 1.0 else pull * kd)
             parts[self.names[i]] = loss
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
@@ -97,6 +98,7 @@ def run(experiment: Experiment) -> None:
     """Co-train, or take up the result of an earlier run; the experiment's networks hold the weights afterwards."""
     stage = Cotrain(experiment)
     views = sorted({name for view in stage.module.views for name in view})
-    loader = experiment.loader("train", views, stage.settings, shuffle=True)
+    apart = not stage.settings.agreement  # then a row without a label has nothing to say
+    loader = experiment.loader("train", views, stage.settings, shuffle=True, labelled=apart)
     fit = experiment.train(stage, loader, stage.settings)
     load_state(stage.module, fit.state)

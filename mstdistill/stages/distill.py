@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
-from .. import losses
+from .. import losses, ranks
+from ..certainty import calibrated, calibration_losses
 from ..config import Decay
 from ..data.feeding.batch import Batch
 from ..engine.seeding import initialising, named_seed
@@ -60,7 +62,12 @@ class Distill:
         num_teachers, num_classes = len(ensemble.members), experiment.task.num_classes
         settings = recipe.routing
         self.rule = RoutingRule(
-            settings.rule, settings.k, settings.signal, settings.fixed, named_seed(recipe.seed, "routing") % 2**31
+            settings.rule,
+            settings.k,
+            settings.signal,
+            settings.fixed,
+            named_seed(recipe.seed, "routing") % 2**31,
+            settings.sharpness,
         )
         self.rule.check(num_teachers)
         with initialising(recipe.seed, "router"):
@@ -69,6 +76,25 @@ class Distill:
         router.to(next(experiment.student.parameters()).dtype)
         self.module = Learner(experiment.student, router)
         self.teachers = self._teacher_logits(ensemble)
+        self.temperature = self._calibrate(ensemble) if self.rule.judges else None
+
+    @torch.no_grad()
+    def _calibrate(self, ensemble: Ensemble) -> Tensor:
+        """[M] the temperatures at which the teachers' validation losses are least; 1 where the recipe wants none."""
+        experiment, count = self.experiment, len(ensemble.members)
+        device = experiment.accelerator.device
+        if not experiment.recipe.routing.calibrate or experiment.dense:
+            return torch.ones(count, device=device)
+        sums = torch.zeros((), device=device)
+        for batch in experiment.loader("validation", ensemble.modalities).epoch():
+            batch = batch.to(device)
+            with experiment.accelerator.autocast():
+                logits = ensemble(batch.inputs)
+            sums = sums + calibration_losses(logits, batch.label, batch.weight)
+        found = calibrated(ranks.total(sums))
+        experiment.screen.say("calibrated on validation: " + ", ".join(
+            f"{name} at T={value:.2f}" for name, value in zip(self.names, found.tolist(), strict=True)))  # fmt: skip
+        return found
 
     def _teacher_logits(self, ensemble: Ensemble) -> LogitSource:
         experiment = self.experiment
@@ -111,6 +137,9 @@ class Distill:
             teachers, rows = self.teachers.choose(batch, routing.indices), None
         else:
             teachers, rows = self.teachers.look(batch)
+        if self.temperature is not None:
+            every = teachers if rows is None else teachers[rows]
+            routing = self.rule.judged(routing, every.to(routing.log_probs.dtype), self.temperature)
         dtype = routing.log_probs.dtype
         share = batch.scale(dtype)
         task_share = losses.task_scale(batch, dtype, self.experiment.dense, ignore)
