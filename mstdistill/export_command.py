@@ -17,9 +17,7 @@ def export(
     form: Annotated[
         str | None, typer.Option("--format", help=f"{', '.join(FORMATS)}; several joined by commas")
     ] = None,
-    quantize: Annotated[
-        str | None, typer.Option(help=f"{', '.join(QUANTISATIONS)}; several joined by commas")
-    ] = None,
+    quantize: Annotated[str | None, typer.Option(help=f"{', '.join(QUANTISATIONS)}; several joined by commas")] = None,
     calibrate: Annotated[int, typer.Option(help="training rows that int8-static is calibrated on")] = CALIBRATE,
     rows: Annotated[int | None, typer.Option(help="of each split that artefacts are tried on; none: all")] = None,
     without_data: Annotated[

@@ -187,23 +187,25 @@ class Student(nn.Module):
         from .data.sources.python import DatasetSplit
         from .data.split import Split
         from .export.exporting import export
+        from .export.intake import find_intake
         from .export.rows import SplitRows
 
         seen = view or self.config.get("modality") or "input"
-        found: dict[str, SplitRows] = {}
+        splits: dict[str, Split] = {}
         for name, data in (("train", train), ("validation", validation), ("test", test)):
             if data is not None:
-                split = data if isinstance(data, Split) else DatasetSplit(
+                splits[name] = data if isinstance(data, Split) else DatasetSplit(
                     data, label, names=names, wanted=[seen], name=name, ignore=self.config.get("ignore_index"),
-                    class_names=self.config.get("class_names") or (),
+                    class_names=self.config.get("class_names") or (), unlabelled=True,
                 )  # fmt: skip
-                found[name] = SplitRows(split, seen, calibrate if name == "train" else rows)
+        found = {name: SplitRows(x, seen, calibrate if name == "train" else rows) for name, x in splits.items()}
         calibration = found.pop("train", None)
-        return export(Path(folder), self.module, self.config, wanted, found, calibration, self._fill)
+        intake = find_intake(self.module, splits, seen)
+        return export(Path(folder), self.module, self.config, wanted, found, calibration, intake, self._fill)
 
-    def _fill(self, folder: Path, table: str) -> None:
+    def _fill(self, folder: Path, table: str, config: Mapping[str, Any]) -> None:
         """Write what an exported folder holds beside its artefacts."""
-        (folder / "config.json").write_text(json.dumps(self.config, indent=1))
+        (folder / "config.json").write_text(json.dumps(config, indent=1))
         if isinstance(self.module, HuggingFaceNet):
             self.module.save_files(folder / TRANSFORMERS)
         sees = plain(str(self.config.get("modality") or "one modality"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,12 +57,12 @@ class Agreement:
             self.student_right += int(((ours == label) & counts).sum())
 
     def as_dict(self) -> dict[str, Any]:
-        """Figures by name; accuracies are None where nothing is labelled."""
-        known = self.labelled or None
+        """Figures by name; differences are None where a logit is no number, accuracies where nothing is labelled."""
+        known, finite = self.labelled or None, math.isfinite(self.difference)
         return {
             "predictions": self.predictions,
-            "largest_difference": self.difference,
-            "relative_difference": self.difference / self.largest if self.largest else self.difference,
+            "largest_difference": self.difference if finite else None,
+            "relative_difference": self.difference / (self.largest or 1.0) if finite else None,
             "equal": self.equal / max(self.predictions, 1),
             "accuracy": known and self.right / known,
             "student_accuracy": known and self.student_right / known,
@@ -74,9 +75,11 @@ class Agreement:
             random: the rows are: predictions on them tip over at nothing, so that the logits alone are judged.
         """
         found, figures = [], self.as_dict()
-        if not figures["relative_difference"] <= tolerance.logits:
-            found.append(f"a logit differs by {figures['relative_difference']:.2g} of the largest, "
-                         f"{tolerance.logits:g} are allowed")  # fmt: skip
+        off = figures["relative_difference"]
+        if off is None:
+            return ["logits are missing, infinite or no numbers"]
+        if off > tolerance.logits:
+            found.append(f"a logit differs by {off:.2g} of the largest, {tolerance.logits:g} are allowed")
         if random:
             return found
         differing = self.predictions - self.equal
@@ -90,16 +93,17 @@ class Agreement:
 
 
 @torch.no_grad()
-def compare(student: Run, runs: Mapping[str, Run], rows: Rows, ignore: int | None) -> dict[str, Agreement]:
+def compare(student: Run, runs: Mapping[str, Run], rows: Rows, raw: Run, ignore: int | None) -> dict[str, Agreement]:
     """Every artefact beside the student, in one pass over the rows.
 
     Args:
-        runs: by name, from inputs to logits.
+        student: from views to logits.
+        runs: by name, from what `raw` makes of a view to logits.
         ignore: the label that doesn't count.
     """
     found = {name: Agreement() for name in runs}
     for view, label in batches(rows):
-        want = student(view).float()
+        want, given = student(view).float(), raw(view)
         for name, run in runs.items():
-            found[name].add(run(view).float(), want, label, ignore)
+            found[name].add(run(given).float(), want, label, ignore)
     return found

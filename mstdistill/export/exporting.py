@@ -17,6 +17,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..files import replace_folder
 from .checking import Agreement, Run, compare
+from .intake import Intake, told
 from .names import TOLERANCES, Kind
 from .rows import RandomRows, Rows, input_shape
 from .table import export_markdown, export_table
@@ -25,7 +26,7 @@ from .tracing import Subject
 
 _HOW = {"safetensors": "to_safetensors", "onnx": "to_onnx", "torch-export": "to_torch_export",
         "executorch": "to_executorch"}  # fmt: skip
-Fill = Callable[[Path, str], None]
+Fill = Callable[[Path, str, dict[str, Any]], None]
 
 
 @dataclass
@@ -62,6 +63,7 @@ def export(
     wanted: Sequence[Kind],
     splits: Mapping[str, Rows],
     calibration: Rows | None,
+    intake: Intake | None,
     fill: Fill,
 ) -> Exported:
     """Make the artefacts, run them beside the student, write the folder.
@@ -72,7 +74,8 @@ def export(
         config: of the student.
         splits: what artefacts are tried on, by name; empty: random inputs.
         calibration: training rows, for int8-static.
-        fill: called with the temporary folder and the table in Markdown, to write config and card.
+        intake: arithmetic before the student, which graphs take in.
+        fill: called with the temporary folder, the table in Markdown and the config, to write config and card.
 
     Raises:
         ConfigError: the network can't be exported so, or nothing says what it takes.
@@ -82,14 +85,14 @@ def export(
     if static and (calibration is None or not len(calibration)):
         raise ConfigError("int8-static is calibrated on training rows, and there are none: give train=")
     splits = {name: rows for name, rows in splits.items() if len(rows)}
-    tried: dict[str, Rows] = dict(splits) or {"random inputs": RandomRows(module, input_shape(module, dict(config)))}
-    first = next(iter(tried.values()))
-    example, _ = first.take(0, 2)
-    if len(example) < 2:
-        example = example.repeat(2, *(1,) * (example.dim() - 1))
-    given = {**config, "input_shape": list(example.shape[1:])}
+    tried: dict[str, Rows] = dict(splits)
+    if not tried:
+        tried["random inputs"] = RandomRows(module, input_shape(module, dict(config)), intake)
     with _prepared(module) as network:
-        subject = Subject(network, given, example, calibration if static else None)
+        view, _ = next(iter(tried.values())).take(0, 2)
+        view = view.repeat(3 - len(view), *(1,) * (view.dim() - 1))
+        subject = Subject(network, {}, view, intake, calibration if static else None)
+        subject.config = _described(subject, config)
         with replace_folder(folder) as temporary:
             made, seconds = _made(subject, wanted, temporary)
             runs = {kind.title: _how(kind).opened(temporary / kind.file, subject) for kind in wanted}
@@ -99,7 +102,7 @@ def export(
             markdown = export_markdown(figures)
             (temporary / "export.json").write_text(json.dumps(figures, indent=1))
             (temporary / "export.md").write_text(f"# Exported\n\n{markdown}")
-            fill(temporary, markdown)
+            fill(temporary, markdown, subject.config)
     return Exported(folder, figures)
 
 
@@ -119,6 +122,19 @@ class _prepared:
 
     def __exit__(self, *_: object) -> None:
         self.module.train(self.training)
+
+
+def _described(subject: Subject, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The student's config with what artefacts take and what is done before them."""
+    return {
+        **config,
+        "input_shape": list(subject.view.shape[1:]),
+        "preprocessing": {
+            "before": told(subject.module, config),
+            "inside": None if subject.intake is None else subject.intake.facts(),
+            "input_type": str(subject.example.dtype).removeprefix("torch."),
+        },
+    }
 
 
 def _how(kind: Kind) -> Any:
@@ -142,9 +158,10 @@ def _figures(
     subject: Subject, wanted: Sequence[Kind], runs: Mapping[str, Run], tried: Mapping[str, Rows], folder: Path
 ) -> dict[str, Any]:
     found: dict[str, dict[str, Agreement]] = {
-        name: compare(subject.plain, runs, rows, subject.config.get("ignore_index")) for name, rows in tried.items()
+        name: compare(subject.plain, runs, rows, subject.raw, subject.config.get("ignore_index"))
+        for name, rows in tried.items()
     }
-    took = latencies(subject.plain, runs, next(iter(tried.values())))
+    took = latencies(subject.plain, runs, next(iter(tried.values())), subject.raw)
     # what the weights weigh as plain float32
     whole = sum(x.numel() * x.element_size() for x in subject.module.state_dict().values() if hasattr(x, "numel"))
     artefacts = []

@@ -126,5 +126,7 @@ def check_request(
             needed.append("torchao")
         missing = [name for name in needed if find_spec(name) is None]
         if missing:
-            raise ConfigError(f"{kind.title} needs {', '.join(missing)}: pip install 'mstdistill[{_EXTRAS[kind.form]}]'")
+            raise ConfigError(
+                f"{kind.title} needs {', '.join(missing)}: pip install 'mstdistill[{_EXTRAS[kind.form]}]'"
+            )
     return wanted

@@ -17,9 +17,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 from onnxruntime.transformers.float16 import convert_float_to_float16
-
-from ..errors import ConfigError
-from .rows import Rows, batches
+from torch import Tensor
 
 # What is computed in int8: products with weights, and what lies between them and only picks or moves numbers. Sums,
 # norms and softmax stay in float32: there int8 loses accuracy and gains nothing.
@@ -29,16 +27,14 @@ _DYNAMIC = ["Conv", "Gemm", "MatMul", "Gather"]
 
 
 def changed(
-    model: onnx.ModelProto, quantise: str, calibration: Rows | None, scratch: Path, name: str
+    model: onnx.ModelProto, quantise: str, calibration: Iterator[Tensor], scratch: Path, name: str
 ) -> onnx.ModelProto:
     """The model in the wanted numbers; inputs and logits stay as they are.
 
     Args:
+        calibration: batches that int8-static is calibrated on.
         scratch: a folder for what lies between.
         name: of the input.
-
-    Raises:
-        ConfigError: no rows to calibrate on.
     """
     if quantise == "none":
         return model
@@ -51,8 +47,6 @@ def changed(
         # unsigned: onnxruntime has fast convolutions for it on every processor
         quantize_dynamic(before, after, op_types_to_quantize=_DYNAMIC, weight_type=QuantType.QUInt8)
     else:
-        if calibration is None or not len(calibration):
-            raise ConfigError("int8-static is calibrated on training rows, and there are none: give train=")
         quantize_static(
             str(before), str(after), _Reader(calibration, name), quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_STATIC, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
@@ -64,15 +58,15 @@ def changed(
     return found
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
+class _Reader(CalibrationDataReader):
     """Rows as the calibration asks for them."""
 
-    def __init__(self, rows: Rows, name: str) -> None:
-        self.name, self.views = name, (view for view, _ in batches(rows))
+    def __init__(self, batches: Iterator[Tensor], name: str) -> None:
+        self.name, self.batches = name, batches
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        view = next(self.views, None)
-        return None if view is None else {self.name: view.numpy()}
+        batch = next(self.batches, None)
+        return None if batch is None else {self.name: batch.numpy()}
 
 
 def bare(model: onnx.ModelProto) -> None:

@@ -8,7 +8,6 @@ import torch
 from torch.export import ExportedProgram
 
 from ..errors import ConfigError, first_line
-from .rows import batches
 from .tracing import Subject, quiet, trace
 
 with quiet():  # importing registers the operators that quantised graphs are made of
@@ -22,7 +21,7 @@ def for_torch(subject: Subject, dynamic: bool) -> ExportedProgram:
 
         quantiser = x86.X86InductorQuantizer()
         quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_dynamic=dynamic))
-    return _quantised(subject, quantiser, "torch-export", None)
+    return _quantised(subject, quantiser, "torch-export", None, dynamic)
 
 
 def for_executorch(subject: Subject, most: int) -> ExportedProgram:
@@ -35,8 +34,8 @@ def for_executorch(subject: Subject, most: int) -> ExportedProgram:
     return _quantised(subject, quantiser, "executorch", most)
 
 
-def _quantised(subject: Subject, quantiser: Any, form: str, most: int | None) -> ExportedProgram:
-    """Observe the calibration rows, then convert; a dynamic quantiser observes one batch, for shapes alone.
+def _quantised(subject: Subject, quantiser: Any, form: str, most: int | None, dynamic: bool = False) -> ExportedProgram:
+    """Observe the calibration rows, then convert; a dynamic quantiser sees one batch, for shapes alone.
 
     Raises:
         ConfigError: it can't be traced or quantised.
@@ -46,11 +45,8 @@ def _quantised(subject: Subject, quantiser: Any, form: str, most: int | None) ->
     try:
         with quiet(), torch.no_grad():
             prepared = prepare_pt2e(program.module(), quantiser)
-            if subject.calibration is None:
-                prepared(subject.example)
-            else:
-                for view, _ in batches(subject.calibration):
-                    prepared(view)
+            for raw in [subject.example] if dynamic else subject.calibrating():
+                prepared(raw)
             converted = convert_pt2e(prepared, fold_quantize=True)
     except Exception as error:  # quantisers fail in many ways
         raise ConfigError(f"{form}: {name} can't be quantised ({first_line(error)})") from None

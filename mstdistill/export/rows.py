@@ -13,6 +13,7 @@ from ..backbones.huggingface import HuggingFaceNet
 from ..data.decode.processors import Port
 from ..data.split import Split
 from ..errors import ConfigError
+from .intake import Intake
 
 # Rows that a batch has at most, and what their inputs may weigh: dense logits are sixteen times as large.
 BATCH, _BYTES = 32, 8e6
@@ -60,12 +61,14 @@ class SplitRows:
 
 
 class RandomRows:
-    """Random numbers of a shape, or random tokens; the same for the same seed."""
+    """Random numbers of a shape, pixels, or tokens; the same for the same seed."""
 
     random = True
 
-    def __init__(self, module: nn.Module, shape: tuple[int, ...], count: int = 64, seed: int = 0) -> None:
-        self.shape, self.count, self.seed = shape, count, seed
+    def __init__(
+        self, module: nn.Module, shape: tuple[int, ...], intake: Intake | None = None, count: int = 64, seed: int = 0
+    ) -> None:
+        self.shape, self.intake, self.count, self.seed = shape, intake, count, seed
         port = module.ports[0] if isinstance(module, HuggingFaceNet) else None
         self.port: Port | None = port if port is not None and port.kind != "array" else None
         self.words = _words(module) if self.port is not None and self.port.kind == "text" else 0
@@ -85,6 +88,8 @@ class RandomRows:
         if self.port.kind == "text":
             view[self.port.names.index("input_ids")] = torch.randint(self.words, view.shape[1:], generator=g)
             return view
+        if self.intake is not None:
+            return self.intake.view(torch.randint(256, (1, *view.shape), generator=g))[0]
         return torch.rand(view.shape, generator=g)
 
 

@@ -14,15 +14,24 @@ _NOTHING = "-"
 
 def export_table(figures: Mapping[str, Any]) -> Table:
     """What fits a terminal: one line an artefact."""
-    table = Table(title="exported, each run by its own runtime", title_justify="left", caption=_caption(figures),
-                  caption_justify="left")  # fmt: skip
-    for number, name in enumerate(["artefact", "size", "logits", "equal", "accuracy", "batch 1", "batch 32", ""]):
-        table.add_column(name, justify="right" if number else "left", no_wrap=number == 0)
+    last = figures["artefacts"][0]["splits"][-1]["split"]
+    table = Table(title=f"exported, each run by its own runtime on {last}", title_justify="left",
+                  caption=_caption(figures), caption_justify="left")  # fmt: skip
+    for number, name in enumerate(["artefact", "size", "logits", "equal", "right", "batch 1", "batch 32"]):
+        table.add_column(name, justify="right" if number else "left", no_wrap=number < 5)
+    form = ""
     for one in figures["artefacts"]:
-        last = one["splits"][-1]
+        split = one["splits"][-1]
+        # under its format's name, so that eighty columns hold the line
+        under = one["format"] == form
+        name = f"  {one['quantise']}" if under else one["format"]
+        if not under and one["quantise"] != "none":
+            table.add_row(name)
+            name = f"  {one['quantise']}"
+        form = one["format"]
         table.add_row(
-            one["title"], _size(one["bytes"]), f"{last['relative_difference']:.1e}", _share(last["equal"]),
-            _share(last["accuracy"]), *(_ratio(one, size) for size in ("1", "32")), "" if one["within"] else "beyond",
+            name + ("" if one["within"] else " !"), _size(one["bytes"]), _off(split), _share(split["equal"], 1),
+            _share(split["accuracy"], 1), *(_ratio(one, size) for size in ("1", "32")),
         )  # fmt: skip
     return table
 
@@ -30,8 +39,9 @@ def export_table(figures: Mapping[str, Any]) -> Table:
 def export_markdown(figures: Mapping[str, Any]) -> str:
     """Every figure."""
     names = [one["split"] for one in figures["artefacts"][0]["splits"]]
-    header = ["artefact", "file", "size", "of float32", *(f"{name}: {what}" for name in names for what in (
-        "logits off", "equal", "accuracy")), "batch 1", "beside eager", "batch 32", "beside eager", "within"]  # fmt: skip
+    judged = [f"{name}: {what}" for name in names for what in ("logits off", "equal", "accuracy")]
+    timed = ["batch 1", "beside eager", "batch 32", "beside eager"]
+    header = ["artefact", "file", "size", "of float32", *judged, *timed, "within"]
     rows = [_row(one) for one in figures["artefacts"]]
     text = markdown_table(header, rows)
     notes = [_caption(figures), *(f"{one['title']}: {line}" for one in figures["artefacts"] for line in one["beyond"])]
@@ -45,7 +55,7 @@ def export_markdown(figures: Mapping[str, Any]) -> str:
 def _row(one: Mapping[str, Any]) -> list[str]:
     splits: list[str] = []
     for split in one["splits"]:
-        splits += [f"{split['relative_difference']:.1e}", _share(split["equal"]), _share(split["accuracy"])]
+        splits += [_off(split), _share(split["equal"]), _share(split["accuracy"])]
     times: list[str] = []
     for size in ("1", "32"):
         times += [_seconds(one["seconds"][size]), _ratio(one, size)]
@@ -56,13 +66,15 @@ def _row(one: Mapping[str, Any]) -> list[str]:
 def _caption(figures: Mapping[str, Any]) -> str:
     splits: Sequence[Mapping[str, Any]] = figures["artefacts"][0]["splits"]
     on = ", ".join(f"{split['split']} ({split['rows']:,} rows)" for split in splits)
-    student = ", ".join(f"{s['split']} {s['student_accuracy']:.2%}" for s in splits if s["student_accuracy"] is not None)
+    student = ", ".join(
+        f"{s['split']} {s['student_accuracy']:.2%}" for s in splits if s["student_accuracy"] is not None
+    )
     eager = figures["student"]["seconds"]
     took = ", ".join(f"batch {size} {_seconds(eager[size])}" for size in ("1", "32"))
     return (
         f"On {on}. Logits: the largest difference from the student's, as a part of its largest one; equal: the same "
         f"prediction. Student: {'accuracy ' + student + '; ' if student else ''}eager PyTorch takes {took} on "
-        f"{figures['machine']['threads']} thread(s); ratios say how many times as fast an artefact is."
+        f"{figures['machine']['threads']} thread(s), an artefact is so many times as fast."
         + (" The rows are random: no accuracy, and the logits alone are judged." if figures["random"] else "")
     )
 
@@ -71,8 +83,13 @@ def _size(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
-def _share(value: float | None) -> str:
-    return _NOTHING if value is None else f"{value:.2%}"
+def _off(split: Mapping[str, Any]) -> str:
+    off = split["relative_difference"]
+    return "no number" if off is None else f"{off:.0e}" if off else "0"
+
+
+def _share(value: float | None, places: int = 2) -> str:
+    return _NOTHING if value is None else f"{100 * value:.{places}f} %"
 
 
 def _seconds(value: float | None) -> str:

@@ -20,20 +20,21 @@ _SLOWEST, _HEAVIEST = 2.0, 256e6
 
 
 @torch.no_grad()
-def latencies(student: Run, runs: Mapping[str, Run], rows: Rows) -> dict[str, dict[str, float | None]]:
-    """Median seconds of a call by name ("student" for eager PyTorch) and batch; None: too slow to be timed here."""
-    found: dict[str, dict[str, float | None]] = {name: {} for name in ("student", *runs)}
+def latencies(student: Run, runs: Mapping[str, Run], rows: Rows, raw: Run) -> dict[str, dict[str, float | None]]:
+    """Median seconds of a call by name ("student" for eager PyTorch) and batch; None: too slow to be timed here.
+
+    Args:
+        raw: makes what artefacts take of a view; no part of the time.
+    """
     everyone = {"student": student, **runs}
+    found: dict[str, dict[str, float | None]] = {name: {str(size): None for size in BATCHES} for name in everyone}
     slowest = 0.0
     for size in BATCHES:
         view = _batch(rows, size)
-        heavy = view is None or slowest * size > _SLOWEST
-        for name in everyone:
-            found[name][str(size)] = None
-        if heavy:
+        if view is None or slowest * size > _SLOWEST:
             continue
-        assert view is not None
-        first = {name: min(_timed(run, view, 2)) for name, run in everyone.items()}
+        given = {name: view if name == "student" else raw(view) for name in everyone}
+        first = {name: min(_timed(run, given[name], 2)) for name, run in everyone.items()}
         slowest = max(first.values()) / size
         turns = _TURNS if sum(first.values()) * _TURNS < _LONG else 3
         calls: dict[str, list[float]] = {name: [] for name in everyone}
@@ -41,7 +42,7 @@ def latencies(student: Run, runs: Mapping[str, Run], rows: Rows) -> dict[str, di
             for name, run in everyone.items():
                 count = max(1, min(_CALLS, int(_SECONDS / first[name])))
                 # the first call of a turn finds the caches full of another's data
-                calls[name] += _timed(run, view, count + 1)[1:]
+                calls[name] += _timed(run, given[name], count + 1)[1:]
         for name, seconds in calls.items():
             found[name][str(size)] = statistics.median(seconds)
     return found

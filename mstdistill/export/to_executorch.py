@@ -56,8 +56,8 @@ def opened(file: Path, subject: Subject) -> Callable[[Tensor], Tensor]:
             method = program.load_method("forward")
             method.execute([subject.example[:1].contiguous()])
     except Exception as error:
-        raise ConfigError(f"executorch: its runtime here can't run {file.name} ({first_line(error)}); one release of it "
-                          f"fits one of torch, here {torch.__version__}") from None  # fmt: skip
+        raise ConfigError(f"executorch: its runtime here can't run {file.name} ({first_line(error)}); one release of "
+                          f"it fits one of torch, here {torch.__version__}") from None  # fmt: skip
     most = _most(subject)
 
     def run(view: Tensor) -> Tensor:
@@ -76,8 +76,7 @@ def finish(folder: Path, subject: Subject) -> None:
 
 def _most(subject: Subject) -> int:
     """Rows of the largest batch that memory is planned for."""
-    one = subject.example[:1]
-    return max(2, min(BATCH, int(8e6 // (one.numel() * one.element_size()))))
+    return max(2, min(BATCH, int(8e6 // (4 * subject.example[0].numel()))))
 
 
 class _compiler_found:

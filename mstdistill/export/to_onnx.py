@@ -27,7 +27,7 @@ import numpy, onnxruntime
 path = sys.argv[2] if len(sys.argv) > 2 else str(pathlib.Path(__file__).with_name("{file}"))
 model = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 facts = json.loads(model.get_modelmeta().custom_metadata_map["mstdistill"])
-batch = numpy.load(sys.argv[1]).astype(facts["input_type"])  # [batch, {shape}]
+batch = numpy.load(sys.argv[1]).astype(facts["preprocessing"]["input_type"])  # [batch, {shape}]
 classes = model.run(None, {{"input": batch}})[0].argmax(axis=1)
 names = numpy.array(facts["class_names"] or range(facts["num_classes"]))
 print(json.dumps(names[classes].tolist()))
@@ -47,12 +47,12 @@ def write(subject: Subject, quantise: str, file: Path) -> None:
     model = _converted(subject, name)
     with tempfile.TemporaryDirectory() as scratch, quiet():
         try:
-            model = onnx_numbers.changed(model, quantise, subject.calibration, Path(scratch), INPUT)
+            model = onnx_numbers.changed(model, quantise, subject.calibrating(), Path(scratch), INPUT)
         except ConfigError:
             raise
         except Exception as error:  # the quantiser's own checks are of many kinds
             raise ConfigError(f"onnx: {name} can't be made {quantise} ({first_line(error)})") from None
-    facts = {**subject.config, "input_type": str(subject.example.dtype).removeprefix("torch."), "quantise": quantise}
+    facts = {**subject.config, "quantise": quantise}
     onnx.helper.set_model_props(model, {KEY: json.dumps(facts, separators=(",", ":"))})
     file.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, file)

@@ -22,10 +22,10 @@ def write(subject: Subject, quantise: str, file: Path) -> None:
 
 
 def opened(file: Path, subject: Subject) -> torch.nn.Module:
-    """A copy of the network with the file's weights."""
+    """A copy of the network with the file's weights, after the arithmetic that other artefacts hold themselves."""
     module = copy.deepcopy(subject.module)
     load_weights(module, str(file), "student")
-    return Logits(module).eval()
+    return Logits(module, subject.intake).eval()
 
 
 def finish(folder: Path, subject: Subject) -> None:

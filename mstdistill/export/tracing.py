@@ -21,31 +21,37 @@ from torch.export import ExportedProgram
 
 from ..errors import ConfigError, first_line
 from ..teachers.tap import call
-from .rows import Rows
+from .intake import Intake, Scaled
+from .rows import Rows, batches
 
 _OPERATOR = re.compile(r"OpOverload\(op='([\w.:]+)'|torch\.ops\.([\w.]+)|(aten[.:]+\w+(?:\.\w+)?)")
 _LINE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
 
 
 class Logits(nn.Module):
-    """A network whose output is its logits alone [B, C] or [B, C, H, W], whatever it returns."""
+    """A network whose output is its logits alone [B, C] or [B, C, H, W], whatever it returns.
 
-    def __init__(self, module: nn.Module) -> None:
+    Args:
+        intake: arithmetic before it.
+    """
+
+    def __init__(self, module: nn.Module, intake: Intake | None = None) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.scaled = module, nn.Identity() if intake is None else Scaled(intake)
 
     def forward(self, view: Tensor) -> Tensor:
-        return call(self.module, {"view": view}, ("view",))
+        return call(self.module, {"view": self.scaled(view)}, ("view",))
 
 
 class HalfLogits(Logits):
-    """As `Logits`, computed in half precision; inputs and logits stay float32."""
+    """As `Logits`, computed in half precision; inputs and logits stay as they are."""
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(copy.deepcopy(module).half())
+    def __init__(self, module: nn.Module, intake: Intake | None = None) -> None:
+        super().__init__(copy.deepcopy(module).half(), intake)
 
     def forward(self, view: Tensor) -> Tensor:
-        return super().forward(view.half() if view.is_floating_point() else view).float()
+        seen = self.scaled(view)
+        return call(self.module, {"view": seen.half() if seen.is_floating_point() else seen}, ("view",)).float()
 
 
 @dataclass
@@ -55,18 +61,30 @@ class Subject:
     Attributes:
         module: the network, in eval mode on the CPU.
         config: of the student.
-        example: a batch [2, ...] that it takes.
+        view: a batch [2, ...] that it takes.
+        intake: arithmetic before it, which artefacts do themselves.
         calibration: training rows; None: there are none.
     """
 
     module: nn.Module
     config: dict[str, Any]
-    example: Tensor
+    view: Tensor
+    intake: Intake | None = None
     calibration: Rows | None = None
 
     def __post_init__(self) -> None:
         self.plain: nn.Module = Logits(self.module).eval()
+        self.example = self.raw(self.view)
         self._programs: dict[str, ExportedProgram] = {}
+
+    def raw(self, view: Tensor) -> Tensor:
+        """What artefacts take for a view of the student."""
+        return view if self.intake is None else self.intake.raw(view)
+
+    def calibrating(self) -> Iterator[Tensor]:
+        """Training rows as artefacts take them, in batches."""
+        for view, _ in batches(self.calibration) if self.calibration is not None else ():
+            yield self.raw(view)
 
     def traced(self, form: str, half: bool = False, most: int | None = None) -> ExportedProgram:
         """The network's graph with a free batch; of half precision; of at most so many rows.
@@ -76,7 +94,7 @@ class Subject:
         """
         key = f"{half} {most}"
         if key not in self._programs:
-            network = HalfLogits(self.module).eval() if half else self.plain
+            network = (HalfLogits if half else Logits)(self.module, self.intake).eval()
             self._programs[key] = trace(network, self.example, form, type(self.module).__name__, most)
         return self._programs[key]
 
@@ -91,8 +109,8 @@ def trace(module: nn.Module, example: Tensor, form: str, name: str, most: int | 
         raise
     except Exception as error:  # the compiler's errors are of many kinds
         raise ConfigError(f"{form}: {name} can't be traced ({_why(error)}), at {_place(error)}") from None
-    output = next(iter(program.graph.output_node().args[0]))  # type: ignore[arg-type,union-attr,call-overload]
-    rows = output.meta["val"].shape[0]
+    outputs: Any = program.graph.output_node().args[0]
+    rows = outputs[0].meta["val"].shape[0]
     if isinstance(rows, int):
         raise ConfigError(f"{form}: {name} gives {rows} rows of logits whatever the batch; its forward fixes the batch")
     return program
