@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from ..data.source import UNLABELLED
 from .names import Tolerance
-from .rows import Rows, batches
+from .rows import Rows, batch_of, batches
 
 Run = Callable[[Tensor], Tensor]
+# Seconds that an artefact may take over a split; a slower one is tried on every n-th batch of it.
+PATIENCE = 30.0
 
 
 @dataclass
@@ -22,6 +25,7 @@ class Agreement:
     """An artefact's figures on some rows.
 
     Attributes:
+        rows: instances seen.
         predictions: how many there are: rows, or pixels of dense logits.
         difference: largest difference of a logit.
         largest: the student's largest logit.
@@ -29,6 +33,7 @@ class Agreement:
         labelled, right, student_right: predictions with a label, the artefact's and the student's right ones.
     """
 
+    rows: int = 0
     predictions: int = 0
     difference: float = 0.0
     largest: float = 0.0
@@ -39,6 +44,7 @@ class Agreement:
 
     def add(self, got: Tensor, want: Tensor, label: Tensor | None, ignore: int | None) -> None:
         """Count a batch of logits [B, C] or [B, C, H, W]."""
+        self.rows += len(want)
         if got.shape != want.shape or not torch.isfinite(got).all():
             self.difference = float("inf")
             self.predictions += want.argmax(1).numel()
@@ -60,6 +66,7 @@ class Agreement:
         """Figures by name; differences are None where a logit is no number, accuracies where nothing is labelled."""
         known, finite = self.labelled or None, math.isfinite(self.difference)
         return {
+            "rows": self.rows,
             "predictions": self.predictions,
             "largest_difference": self.difference if finite else None,
             "relative_difference": self.difference / (self.largest or 1.0) if finite else None,
@@ -93,17 +100,29 @@ class Agreement:
 
 
 @torch.no_grad()
-def compare(student: Run, runs: Mapping[str, Run], rows: Rows, raw: Run, ignore: int | None) -> dict[str, Agreement]:
+def compare(
+    student: Run, runs: Mapping[str, Run], rows: Rows, raw: Run, ignore: int | None, patience: float = PATIENCE
+) -> dict[str, Agreement]:
     """Every artefact beside the student, in one pass over the rows.
 
     Args:
         student: from views to logits.
         runs: by name, from what `raw` makes of a view to logits.
         ignore: the label that doesn't count.
+        patience: seconds that each may take, by the time of its first batch.
     """
     found = {name: Agreement() for name in runs}
-    for view, label in batches(rows):
+    steps = dict.fromkeys(runs, 1)
+    count = -(-len(rows) // batch_of(rows)) if len(rows) else 0
+    for number, (view, label) in enumerate(batches(rows)):
+        turn = [name for name, step in steps.items() if number % step == 0]
+        if not turn:
+            continue
         want, given = student(view).float(), raw(view)
-        for name, run in runs.items():
-            found[name].add(run(given).float(), want, label, ignore)
+        for name in turn:
+            started = time.perf_counter()
+            got = runs[name](given)
+            if number == 0:
+                steps[name] = max(1, math.ceil(count * (time.perf_counter() - started) / patience))
+            found[name].add(got.float(), want, label, ignore)
     return found

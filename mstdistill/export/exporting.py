@@ -172,7 +172,7 @@ def _figures(
         artefacts.append({
             "title": kind.title, "format": kind.form, "quantise": kind.quantise, "file": kind.file, "bytes": size,
             "of_float32": size / max(whole, 1),
-            "splits": [{"split": name, "rows": len(rows), **found[name][kind.title].as_dict()}
+            "splits": [{"split": name, "of_rows": len(rows), **found[name][kind.title].as_dict()}
                        for name, rows in tried.items()],
             "seconds": took[kind.title],
             "times_as_fast": {batch: eager and mine and eager / mine for batch, eager in took["student"].items()

@@ -65,15 +65,18 @@ def _row(one: Mapping[str, Any]) -> list[str]:
 
 def _caption(figures: Mapping[str, Any]) -> str:
     splits: Sequence[Mapping[str, Any]] = figures["artefacts"][0]["splits"]
-    on = ", ".join(f"{split['split']} ({split['rows']:,} rows)" for split in splits)
+    on = ", ".join(f"{split['split']} ({split['of_rows']:,} rows)" for split in splits)
+    slow = [f"{one['title']} on {split['rows']:,} of {split['split']}" for one in figures["artefacts"]
+            for split in one["splits"] if split["rows"] < split["of_rows"]]  # fmt: skip
+    fewer = f" Too slow here for all of them: {', '.join(slow)}." if slow else ""
     student = ", ".join(
         f"{s['split']} {s['student_accuracy']:.2%}" for s in splits if s["student_accuracy"] is not None
     )
     eager = figures["student"]["seconds"]
     took = ", ".join(f"batch {size} {_seconds(eager[size])}" for size in ("1", "32"))
     return (
-        f"On {on}. Logits: the largest difference from the student's, as a part of its largest one; equal: the same "
-        f"prediction. Student: {'accuracy ' + student + '; ' if student else ''}eager PyTorch takes {took} on "
+        f"On {on}.{fewer} Logits: the largest difference from the student's, as a part of its largest one; equal: the "
+        f"same prediction. Student: {'accuracy ' + student + '; ' if student else ''}eager PyTorch takes {took} on "
         f"{figures['machine']['threads']} thread(s), an artefact is so many times as fast."
         + (" The rows are random: no accuracy, and the logits alone are judged." if figures["random"] else "")
     )

@@ -12,11 +12,11 @@ from torch import Tensor
 from .checking import Run
 from .rows import Rows
 
-# Turns, calls in a turn at most, and seconds that a turn of one of them may take; slower ones get fewer turns.
-_TURNS, _CALLS, _SECONDS, _LONG = 9, 30, 0.05, 20.0
+# Turns, calls in a turn at most, seconds that a turn of one of them may take, and all its turns; slow ones get fewer.
+_TURNS, _CALLS, _SECONDS, _LONG = 9, 30, 0.05, 3.0
 BATCHES = (1, 32)
 # A batch whose call would take longer isn't timed, nor one that weighs more.
-_SLOWEST, _HEAVIEST = 2.0, 256e6
+_SLOWEST, _HEAVIEST = 4.0, 256e6
 
 
 @torch.no_grad()
@@ -28,19 +28,21 @@ def latencies(student: Run, runs: Mapping[str, Run], rows: Rows, raw: Run) -> di
     """
     everyone = {"student": student, **runs}
     found: dict[str, dict[str, float | None]] = {name: {str(size): None for size in BATCHES} for name in everyone}
-    slowest = 0.0
+    row = dict.fromkeys(everyone, 0.0)  # seconds of one
     for size in BATCHES:
+        quick = {name: run for name, run in everyone.items() if row[name] * size <= _SLOWEST}
         view = _batch(rows, size)
-        if view is None or slowest * size > _SLOWEST:
+        if view is None or not quick:
             continue
-        given = {name: view if name == "student" else raw(view) for name in everyone}
-        first = {name: min(_timed(run, given[name], 2)) for name, run in everyone.items()}
-        slowest = max(first.values()) / size
-        turns = _TURNS if sum(first.values()) * _TURNS < _LONG else 3
-        calls: dict[str, list[float]] = {name: [] for name in everyone}
-        for _ in range(turns):
-            for name, run in everyone.items():
+        given = {name: view if name == "student" else raw(view) for name in quick}
+        first = {name: min(_timed(run, given[name], 2)) for name, run in quick.items()}
+        row |= {name: seconds / size for name, seconds in first.items()}
+        calls: dict[str, list[float]] = {name: [] for name in quick}
+        for turn in range(_TURNS):
+            for name, run in quick.items():
                 count = max(1, min(_CALLS, int(_SECONDS / first[name])))
+                if turn and turn * (count + 1) * first[name] > _LONG:
+                    continue
                 # the first call of a turn finds the caches full of another's data
                 calls[name] += _timed(run, given[name], count + 1)[1:]
         for name, seconds in calls.items():

@@ -44,7 +44,9 @@ def write(subject: Subject, quantise: str, file: Path) -> None:
     weight = sum(x.numel() * x.element_size() for x in subject.module.state_dict().values() if isinstance(x, Tensor))
     if weight >= _LARGEST:
         raise ConfigError(f"onnx: {name} has {weight / 1e9:.1f} GB of weights; one file holds 2.1 GB")
-    model = _converted(subject, name)
+    if "onnx" not in subject.kept:
+        subject.kept["onnx"] = _converted(subject, name).SerializeToString()
+    model = onnx.load_from_string(subject.kept["onnx"])
     with tempfile.TemporaryDirectory() as scratch, quiet():
         try:
             model = onnx_numbers.changed(model, quantise, subject.calibrating(), Path(scratch), INPUT)

@@ -75,7 +75,8 @@ class Subject:
     def __post_init__(self) -> None:
         self.plain: nn.Module = Logits(self.module).eval()
         self.example = self.raw(self.view)
-        self._programs: dict[str, ExportedProgram] = {}
+        # what several artefacts start from
+        self.kept: dict[str, Any] = {}
 
     def raw(self, view: Tensor) -> Tensor:
         """What artefacts take for a view of the student."""
@@ -92,11 +93,12 @@ class Subject:
         Raises:
             ConfigError: it can't be traced; the message says what and where.
         """
-        key = f"{half} {most}"
-        if key not in self._programs:
+        key = f"half {half}, most {most}"
+        if key not in self.kept:
             network = (HalfLogits if half else Logits)(self.module, self.intake).eval()
-            self._programs[key] = trace(network, self.example, form, type(self.module).__name__, most)
-        return self._programs[key]
+            self.kept[key] = trace(network, self.example, form, type(self.module).__name__, most)
+        program: ExportedProgram = self.kept[key]
+        return program
 
 
 def trace(module: nn.Module, example: Tensor, form: str, name: str, most: int | None = None) -> ExportedProgram:
