@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import ConfigError
+from .errors import ConfigError, DataError
 from .export.names import CALIBRATE, FORMATS, QUANTISATIONS, Kind, left_out
 
 
@@ -84,7 +84,10 @@ def _artefacts(
     student = Student.from_pretrained(run / "student")
     data: dict[str, object] = {}
     if not without_data:
-        task, view, splits = load_data(run, screen)
+        try:
+            task, view, splits = load_data(run, screen)
+        except DataError as error:
+            raise DataError(f"{error}; or try artefacts on random inputs: --without-data") from None
         student.config["ignore_index"] = task.ignore_index  # students of older versions don't say
         data = {"view": view, **splits}
     for title in left_out(formats, numbers):

@@ -178,7 +178,7 @@ class Student(nn.Module):
             label, names: see `distill`.
             view: what items call the student's input; None: its modality.
             calibrate: training rows that int8-static sees.
-            rows: of each split that artefacts are tried on; None: all. A slow one is tried on what half a minute is for.
+            rows: of each split that artefacts are tried on; None: all; a slow one takes what half a minute is for.
 
         Raises:
             ConfigError: it can't be exported so; nothing is written.
@@ -201,7 +201,8 @@ class Student(nn.Module):
         found = {name: SplitRows(x, seen, calibrate if name == "train" else rows) for name, x in splits.items()}
         calibration = found.pop("train", None)
         intake = find_intake(self.module, splits, seen)
-        return export(Path(folder), self.module, self.config, wanted, found, calibration, intake, self._fill)
+        return export(Path(folder), self.module, self.config, wanted, found, calibration, intake, self._fill,
+                      rows or 32)  # fmt: skip
 
     def _fill(self, folder: Path, table: str, config: Mapping[str, Any]) -> None:
         """Write what an exported folder holds beside its artefacts."""

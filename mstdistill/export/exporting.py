@@ -65,6 +65,7 @@ def export(
     calibration: Rows | None,
     intake: Intake | None,
     fill: Fill,
+    random: int = 32,
 ) -> Exported:
     """Make the artefacts, run them beside the student, write the folder.
 
@@ -75,6 +76,7 @@ def export(
         splits: what artefacts are tried on, by name; empty: random inputs.
         calibration: training rows, for int8-static.
         intake: arithmetic before the student, which graphs take in.
+        random: inputs where there are no splits.
         fill: called with the temporary folder, the table in Markdown and the config, to write config and card.
 
     Raises:
@@ -87,7 +89,7 @@ def export(
     splits = {name: rows for name, rows in splits.items() if len(rows)}
     tried: dict[str, Rows] = dict(splits)
     if not tried:
-        tried["random inputs"] = RandomRows(module, input_shape(module, dict(config)), intake)
+        tried["random inputs"] = RandomRows(module, input_shape(module, dict(config)), intake, random)
     with _prepared(module) as network:
         view, _ = next(iter(tried.values())).take(0, 2)
         view = view.repeat(3 - len(view), *(1,) * (view.dim() - 1))

@@ -22,7 +22,7 @@ _ENDS = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2",
 _NEEDS: dict[str, tuple[str, ...]] = {
     "safetensors": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "torch-export": (), "executorch": ("executorch",),
 }  # fmt: skip
-_EXTRAS = {"onnx": "export", "torch-export": "export", "executorch": "executorch"}
+_EXTRAS = {"onnx": "export", "torch-export": "torch-int8", "executorch": "executorch"}
 
 # Training rows that int8-static is calibrated on.
 CALIBRATE = 256

@@ -66,7 +66,7 @@ class RandomRows:
     random = True
 
     def __init__(
-        self, module: nn.Module, shape: tuple[int, ...], intake: Intake | None = None, count: int = 64, seed: int = 0
+        self, module: nn.Module, shape: tuple[int, ...], intake: Intake | None = None, count: int = 32, seed: int = 0
     ) -> None:
         self.shape, self.intake, self.count, self.seed = shape, intake, count, seed
         port = module.ports[0] if isinstance(module, HuggingFaceNet) else None

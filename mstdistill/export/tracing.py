@@ -124,35 +124,41 @@ def refuse_operator(program: ExportedProgram, form: str, name: str, error: BaseE
     while seen is not None:
         text += f"{seen}\n"
         seen = seen.__cause__  # type: ignore[assignment]
+    operator = _operator(text)
+    if not operator:
+        return ConfigError(f"{form} can't hold {name} ({first_line(error)})")
+    called, where = _node_of(program, operator)
+    return ConfigError(f"{form} has no {called}, which {name} uses{where}; write it otherwise or choose another format")
+
+
+def _node_of(program: ExportedProgram, operator: str) -> tuple[str, str]:
+    """An operator by its name in the network, and where it is used; exporters name the parts that it is made of."""
+    with quiet():
+        graphs = [program.graph, program.run_decompositions().graph]
+    bare = operator.split(".")[1]
+    for fits in (lambda target: target == operator, lambda target: bare in target):
+        for node in (node for graph in graphs for node in graph.nodes if node.op == "call_function"):
+            target = str(node.target).removesuffix(".default")
+            if fits(target):
+                inside = list((node.meta.get("nn_module_stack") or {}).values())
+                path = str(inside[-1][0]).removeprefix("module").strip(".") if inside else ""
+                lines = [hit for hit in _LINE.findall(node.meta.get("stack_trace") or "") if not _torchs(hit[0])]
+                places = [f"submodule {path}"] if path else []
+                places += [f"{lines[-1][0]}:{lines[-1][1]}"] if lines else []
+                return target, f" at {', '.join(places)}" if places else ""
+    return operator, ""
+
+
+def _operator(text: str) -> str:
+    """The operator that an exporter's words name; empty: none."""
     found = _OPERATOR.search(text)
     operator = next((part for part in found.groups() if part), "") if found else ""
-    operator = operator.replace("::", ".").removesuffix(".default")
-    node = re.search(r"translating node %(\w+)", text)
-    where = _node_place(program, operator, node.group(1) if node else "")
-    what = f"has no {operator}" if operator else f"can't hold {name} ({first_line(error)})"
-    return ConfigError(f"{form} {what}, which {name} uses{where}; write it otherwise or choose another format"
-                       if operator else f"{form} {what}")  # fmt: skip
-
-
-def _node_place(program: ExportedProgram, operator: str, name: str) -> str:
-    with quiet():
-        for graph in (program.graph, program.run_decompositions().graph):
-            for node in graph.nodes:
-                same = operator and str(node.target).removesuffix(".default") == operator
-                if node.name == name or same:
-                    inside = list((node.meta.get("nn_module_stack") or {}).values())
-                    path = str(inside[-1][0]).removeprefix("module").strip(".") if inside else ""
-                    lines = [hit for hit in _LINE.findall(node.meta.get("stack_trace") or "") if not _torchs(hit[0])]
-                    at = f"{lines[-1][0]}:{lines[-1][1]}" if lines else ""
-                    part = f"submodule {path}" if path else ""
-                    return " at " + ", ".join(filter(None, (part, at))) if part or at else ""
-    return ""
+    return operator.replace("::", ".").removesuffix(".default")
 
 
 def _why(error: BaseException) -> str:
     said = first_line(error)
-    found = _OPERATOR.search(said)
-    operator = next((part for part in found.groups() if part), "") if found else ""
+    operator = _operator(said)
     return said if not operator else f"{operator}: {said}"
 
 
