@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from . import ranks, trial
 from .binding import bind
 from .config import OptimSettings, Recipe
+from .data.augment.plan import Augmentation
 from .data.feeding.batch import Batch
 from .data.feeding.loader import Loader
 from .data.feeding.resident import ResidentSplit, resident_bytes
+from .data.feeding.varying import Varying
 from .data.labelled import partly_labelled
 from .data.split import Split
 from .data.task import Task
@@ -87,6 +89,7 @@ class Experiment:
         try:
             self._place()
             self.dense = self._dry_run()
+            self.augmentation = self._plan_augmentation()
             self.mask_plans = self._plan_masks()
             self._try()
             self.fingerprint = self._bind()
@@ -206,6 +209,17 @@ class Experiment:
                         "parameters); it is used as it is, as with frozen=True")  # fmt: skip
         self.teachers[self.teachers.index(teacher)] = replace(teacher, frozen=True)
 
+    def _plan_augmentation(self) -> Augmentation | None:
+        """How training instances are changed, and that said; None: they aren't."""
+        settings, views = self.recipe.augment, sorted({view for one in self._networks() for view in one.view})
+        if not settings.wanted:
+            return None
+        found = Augmentation(
+            settings, named_seed(self.recipe.seed, "augment"), self.task.forms, self._first(views, 2).inputs, self.dense
+        )
+        self.screen.say(f"augmentation: {found.about()}")
+        return found
+
     def _plan_masks(self) -> list[list[MaskPlan]]:
         """A mask for each tap of each teacher, from the shapes that a dry run finds."""
         settings = self.recipe.mask
@@ -246,13 +260,16 @@ class Experiment:
 
     def loader(
         self, split: str, modalities: Sequence[str], settings: OptimSettings | None = None, shuffle: bool = False,
-        labelled: bool = False,
+        labelled: bool = False, varied: Sequence[str] | None = None,
     ) -> Loader:  # fmt: skip
         """Batches of a split; for training, with the stage's batch size, accumulation and this run's order, from the
-        GPU's memory where the split fits into `run.resident_gb`; of labelled instances alone, or of all."""
+        GPU's memory where the split fits into `run.resident_gb`; of labelled instances alone, or of all; augmented, in
+        the views `varied` alone, where they are given."""
         share = 1.0 if labelled else self.recipe.data.labelled_share
         if settings is not None:
-            return self._loader(self._near(split, modalities), split, modalities, settings, shuffle, share)
+            found = self._loader(self._near(split, modalities), split, modalities, settings, shuffle, share)
+            found.vary = Varying(self.augmentation, varied) if self.augmentation is not None else None
+            return found
         return self._loader(self.splits[split], split, modalities, settings, shuffle, share)
 
     def _near(self, split: str, modalities: Sequence[str]) -> Split:

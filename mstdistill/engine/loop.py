@@ -220,17 +220,21 @@ class _Fitting:
         self.joined.step()
         return {name: value.detach().to(torch.float64) for name, value in losses.items()}
 
+    def _at_hand(self, batch: Batch) -> Batch:
+        """A batch on the device, as the stage learns from it."""
+        return self.loader.varied(batch.to(self.accelerator.device), self.position.epoch)
+
     def _step(self, micros: Iterator[Batch], number: int) -> dict[str, Tensor]:
         """One optimiser step over its micro-batches; returns this rank's part of the step's losses."""
         if self.graph is not None:
-            batch = next(micros).to(self.accelerator.device)
+            batch = self._at_hand(next(micros))
             parts = self.graph(batch, self.stage.fixed(self.position.epoch))  # type: ignore[attr-defined]
             self._check_finite(parts, number, stepped=True)
             self._add_up(parts, batch.normaliser)
             return parts
         joined, parts = self.joined, {}
         for batch in micros:
-            batch = batch.to(self.accelerator.device)
+            batch = self._at_hand(batch)
             self.rows.look(batch.instances)
             with joined.around(batch.closes_step):
                 losses = self.stage.losses(self.module, batch, self.position.epoch)

@@ -67,6 +67,7 @@ def constant_logits(
 
     @torch.no_grad()
     def live(batch: Batch, indices: Tensor | None = None) -> Tensor:
+        batch = batch.unvaried()
         with accelerator.autocast():
             logits = forward(batch) if indices is None or chosen is None else chosen(batch, indices)
         return logits if logits.dtype == torch.float64 else logits.float()

@@ -2,8 +2,8 @@
 
     loss = w_task CE(z_s, y) + w_kd L_kd + w_lb L_lb  (+ w_router L_router, where the recipe wants a task signal)
 
-Teachers and masks are frozen and data isn't augmented, so each instance's teacher logits are constants: they come from
-a table computed once, and the step costs what the student costs.
+Teachers and masks are frozen, and augmentation changes the student's modality alone, so each instance's teacher logits
+are constants: they come from a table computed once, and the step costs what the student costs.
 """
 
 from __future__ import annotations
@@ -177,7 +177,8 @@ def run(experiment: Experiment, ensemble: Ensemble) -> list[dict[str, Any]]:
     if found is None:
         stage = Distill(experiment, ensemble)
         experiment.screen.say(f"teacher logits {stage.teachers.about}")
-        loader = experiment.loader("train", stage.modalities, settings, shuffle=True)
+        varied = (experiment.target,)
+        loader = experiment.loader("train", stage.modalities, settings, shuffle=True, varied=varied)
         found = experiment.train(stage, loader, settings, {"teacher_logits": stage.teachers.about})
     load_state(experiment.student, part(found.state, "student"))
     return found.history

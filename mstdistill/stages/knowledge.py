@@ -92,7 +92,7 @@ class Knowledge:
             values = [table.gather(batch) for table in self.tables]
             logits = values.pop(0) if self.logits else None
             return logits, [value[:, 0] for value in values]
-        first = self.teachers[0]
+        first, batch = self.teachers[0], batch.unvaried()
         changes = self.changes(batch) if self.changes is not None else []
         with self.experiment.accelerator.autocast(), changed(first.module, changes, first.name):
             own, found = read(first.module, batch.inputs, first.modalities, self.features, first.name)

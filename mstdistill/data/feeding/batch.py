@@ -27,6 +27,7 @@ class Batch:
         share: this micro-batch's part of the optimiser step's instances.
         closes_step: whether the optimiser steps after it.
         labelled: as `normaliser`, of the labelled instances alone; None: all of them are labelled.
+        clean: the inputs before augmentation changed them; None: nothing was changed.
         scales: how modalities that are as stored become what networks take; `to` applies them, where the batch goes.
     """
 
@@ -39,6 +40,7 @@ class Batch:
     closes_step: bool = True
     scales: Mapping[str, Scale] = field(default_factory=dict)
     labelled: float | None = None
+    clean: Mapping[str, Tensor] | None = None
 
     @property
     def instances(self) -> float:
@@ -58,6 +60,10 @@ class Batch:
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the global batch of values [B]."""
         return (values * self.weight.to(values.dtype)).sum() / self.normaliser
+
+    def unvaried(self) -> Batch:
+        """The instances as the data have them."""
+        return self if self.clean is None else replace(self, inputs=dict(self.clean), clean=None)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device, as networks take it: bytes and half precision travel, float32 is made there."""

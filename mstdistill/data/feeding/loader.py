@@ -26,6 +26,7 @@ from ..source import UNLABELLED, Labels
 from ..split import OnDevice, Split, called, reader
 from .batch import Batch
 from .mixing import mixed_order
+from .varying import Varying
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Loader:
         threads: fetch batches ahead in this process, into page-locked memory where there is a GPU; for prepared data,
             whose rows are copied without Python's lock.
         num_classes, ignore_index: what labels may be.
+        vary: changes training batches on the device; see `varied`.
         labelled_share: of every optimiser step's instances, where some have no label: 1 for labelled ones alone, None
             for what chance gives.
     """
@@ -71,6 +73,7 @@ class Loader:
         num_classes: int | None = None,
         ignore_index: int | None = None,
         labelled_share: float | None = None,
+        vary: Varying | None = None,
         name: str = "data",
     ) -> None:
         if batch_size < 1:
@@ -78,6 +81,7 @@ class Loader:
         self.split, self.modalities, self.batch_size = split, list(modalities), batch_size
         self.shuffle, self.seed, self.accumulate, self.workers = shuffle, seed, accumulate, workers
         self.num_classes, self.ignore_index, self.name, self.threads = num_classes, ignore_index, name, threads
+        self.vary = vary
         self.labelled: np.ndarray | None = getattr(split, "labelled", None)
         self.labelled_share = labelled_share if self.labelled is not None else None
         self.labels = Labels(count=num_classes, ignore=ignore_index if self.labelled is None else UNLABELLED)
@@ -95,6 +99,10 @@ class Loader:
             step = self.batch_size * self.accumulate * ranks.world_size()
             return mixed_order(self.labelled, self.labelled_share, step, self.seed, epoch)
         return np.random.default_rng([self.seed, epoch, 0x0D0E]).permutation(count)
+
+    def varied(self, batch: Batch, epoch: int) -> Batch:
+        """A batch on the device as a stage learns from it in this epoch: changed, where the recipe augments."""
+        return batch if self.vary is None else self.vary(batch, epoch)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -1,0 +1,27 @@
+"""From a batch of training instances on the device to the changed one that a stage learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from ..augment.plan import Augmentation
+from .batch import Batch
+
+
+@dataclass(frozen=True)
+class Varying:
+    """Changes batches.
+
+    Attributes:
+        augmentation: what is changed.
+        views: in these alone; None: in all.
+    """
+
+    augmentation: Augmentation
+    views: Collection[str] | None = None
+
+    def __call__(self, batch: Batch, epoch: int) -> Batch:
+        """The changed batch, which holds what it was made of."""
+        found = self.augmentation(batch.inputs, batch.index, epoch, self.views)
+        return replace(batch, inputs=found, clean=batch.inputs)

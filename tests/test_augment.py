@@ -1,0 +1,237 @@
+"""Augmentation: an instance is changed alike wherever and whenever it is met, evaluation never, teachers as agreed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mstdistill.augment_settings import AugmentSettings
+from mstdistill.config import Recipe, load
+from mstdistill.data.augment import pictures, sounds
+from mstdistill.data.augment.draws import Draws
+from mstdistill.data.augment.plan import Augmentation
+from mstdistill.data.task import Form
+from mstdistill.errors import ConfigError
+from tests import toy
+
+STAGES = ("cotrain", "specialise", "distill", "alone")
+EVERYTHING: dict[str, list[dict[str, float]]] = {
+    "image": [{"crop": 2}, {"flip": 0.5}, {"turn": 15}, {"erase": 0.5}, {"noise": 0.1}],
+    "audio": [{"mask_frequency": 5}, {"mask_time": 6}, {"shift": 0.2}, {"noise": 0.3}],
+    "text": [{"word_dropout": 0.4}],
+}
+NOISY = {"modalities": {"m1": [{"noise": 0.5}, {"shift": 0.2}], "m2": [{"noise": 0.5}]}}
+FORMS = {"image": Form("image"), "audio": Form("audio"),
+         "text": Form("text", rows=("input_ids", "attention_mask"))}  # fmt: skip
+
+
+def instances(count: int = 23) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    text = torch.stack([torch.randint(5, 99, (count, 11), generator=g), torch.ones(count, 11, dtype=torch.int64)], 1)
+    return {"image": torch.rand(count, 3, 13, 17, generator=g), "audio": torch.rand(count, 1, 20, 31, generator=g),
+            "text": text.int()}  # fmt: skip
+
+
+def augmentation(modalities: Any, samples: dict[str, Tensor], forms: Any = FORMS, dense: bool = False) -> Augmentation:
+    return Augmentation(AugmentSettings(modalities=modalities), 5, forms, samples, dense)
+
+
+def test_an_instance_is_changed_alike_in_any_batch() -> None:
+    inputs = instances()
+    change, index = augmentation(EVERYTHING, inputs), 1000 + torch.arange(23)
+    whole = change(inputs, index, 3)
+    for name, x in whole.items():
+        assert not torch.equal(x, inputs[name])
+        assert len({row.numpy().tobytes() for row in x}) == 23
+    for rows in (*([i] for i in range(23)), [22, 3, 9], list(range(7, 20)), list(reversed(range(23)))):
+        part = change({name: x[rows] for name, x in inputs.items()}, index[rows], 3)
+        for name, x in part.items():
+            assert torch.equal(x, whole[name][rows]), (name, rows)
+    again = [change(inputs, index, epoch) for epoch in (3, 4)]
+    other = augmentation(EVERYTHING, inputs)
+    other.seed = 6
+    for name, x in whole.items():
+        assert torch.equal(again[0][name], x)
+        assert not torch.equal(again[1][name], x)
+        assert not torch.equal(other(inputs, index, 3)[name], x)
+
+
+def test_draws_are_as_even_and_normal_as_they_should_be() -> None:
+    draws = Draws(1, 2, torch.arange(20_000))
+    for u in draws.uniform(3).unbind(1):
+        assert 0 <= float(u.min()) <= float(u.max()) < 1
+        # 5 standard errors
+        assert abs(float(u.mean()) - 0.5) < 5 * 0.2887 / 20_000**0.5
+        assert torch.histc(u, 10, 0, 1).sub(2000).abs().max() < 5 * 2000**0.5
+    limits = torch.full((20_000,), 7)
+    a, b = draws.of("whole").below(7, limits).unbind(1)
+    for numbers in (a, b):
+        assert torch.bincount(numbers).shape == (7,)
+        assert torch.bincount(numbers).sub(20_000 / 7).abs().max() < 5 * (20_000 / 7) ** 0.5
+    normal = draws.normal(5, 2.0, torch.float64)
+    assert abs(float(normal.mean())) < 5 * 2 / 100_000**0.5
+    assert float(normal.std()) == pytest.approx(2.0, rel=0.02)
+    correlation = torch.corrcoef(torch.cat([normal, draws.of("beside").uniform(3).double()], dim=1).T) - torch.eye(8)
+    assert correlation.abs().max() < 5 / 20_000**0.5
+    # SplitMix64's published numbers, from the state 1234567
+    from mstdistill.data.augment import draws as module
+
+    wanted = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    state = 1234567 + module._STEP * torch.arange(1, 4)
+    assert [int(x) % 2**64 for x in module.mixed(state)] == wanted
+
+
+def test_pictures_change_as_torchvision_changes_them() -> None:
+    v2 = pytest.importorskip("torchvision.transforms.v2.functional")
+    x, draws = instances()["image"], Draws(5, 1, torch.arange(23))
+    cropped = pictures.crop(x, 2, draws)
+    for row, found, (down, right) in zip(x, cropped, draws.below(5, 5).tolist(), strict=True):
+        assert torch.equal(found, v2.crop(v2.pad(row, [2, 2, 2, 2]), down, right, 13, 17))
+    turned, angles = pictures.turn(x, 30, draws), torch.linspace(-30, 30, 4096)[draws.below(4096)[:, 0]]
+    for row, found, angle in zip(x, turned, angles.tolist(), strict=True):
+        wanted = v2.rotate(row, angle, interpolation=v2.InterpolationMode.BILINEAR)
+        assert torch.allclose(found, wanted, atol=2e-5)
+    flips = (draws.uniform(1)[:, 0] < 0.5).tolist()
+    assert 5 < sum(flips) < 18
+    for row, found, flipped in zip(x, pictures.flip(x, 0.5, draws), flips, strict=True):
+        assert torch.equal(found, v2.horizontal_flip(row) if flipped else row)
+
+
+def test_rectangles_and_bands_are_as_large_as_they_should_be() -> None:
+    draws = Draws(5, 1, torch.arange(4000))
+    holes = (pictures.erase(torch.ones(4000, 1, 24, 36), 0.5, draws) == 0)[:, 0]
+    hit = holes.flatten(1).any(dim=1)
+    assert abs(int(hit.sum()) - 2000) < 5 * 1000**0.5
+    sizes = holes[hit].flatten(1).sum(dim=1) / (24 * 36)
+    assert 0.01 < float(sizes.min()) < 0.04
+    assert 0.28 < float(sizes.max()) < 0.36
+    tall, wide = holes[hit].any(dim=2).sum(dim=1), holes[hit].any(dim=1).sum(dim=1)
+    assert torch.equal(tall * wide, holes[hit].flatten(1).sum(dim=1))  # rectangles, and within the picture
+    masked = sounds.mask_frequency(torch.ones(4000, 1, 16, 9), 4, draws)[:, 0]
+    widths = (masked == 0).all(dim=2).sum(dim=1)
+    assert torch.bincount(widths).sub(800).abs().max() < 5 * 800**0.5
+    assert torch.equal((masked == 0).flatten(1).sum(dim=1), widths * 9)
+    moved = sounds.shift(torch.arange(1.0, 101).expand(4000, 100), 0.1, draws)
+    assert set((moved != 0).sum(dim=1).tolist()) == set(range(90, 101))
+
+
+def test_words_go_unseen_by_their_mask_and_the_first_stays() -> None:
+    inputs = instances()
+    found = augmentation({"text": [{"word_dropout": 0.4}]}, inputs)(inputs, torch.arange(23), 0)["text"]
+    assert torch.equal(found[:, 0], inputs["text"][:, 0])
+    assert bool((found[:, 1, 0] == 1).all())
+    assert 0.5 < float(found[:, 1, 1:].float().mean()) < 0.7
+    assert bool((inputs["text"][:, 1] == 1).all())  # what was given stays
+    embedded = {"text": torch.ones(23, 6, 4)}
+    rows = augmentation({"text": [{"word_dropout": 0.4}]}, embedded, {})(embedded, torch.arange(23), 0)["text"]
+    assert set(rows.sum(dim=2).unique().tolist()) == {0.0, 4.0}
+
+
+def test_time_may_lie_elsewhere_and_masks_of_padding_stay() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, index = torch.rand(9, 20, 31, generator=g), torch.arange(9)
+    settings = {"audio": [{"mask_frequency": 5}, {"mask_time": 6}, {"shift": 0.2}]}
+    last = augmentation(settings, {"audio": x}, {"audio": Form("audio")})({"audio": x}, index, 0)["audio"]
+    turned = {"audio": x.transpose(1, 2)}
+    first = augmentation(settings, turned, {"audio": Form("audio", time=-2)})(turned, index, 0)["audio"]
+    assert torch.equal(first.transpose(1, 2), last)
+    packed = {"audio@ab": torch.stack([torch.rand(9, 50, generator=g), torch.ones(9, 50)], dim=1)}
+    form = {"audio@ab": Form("audio", rows=("input_values", "attention_mask"))}
+    noisy = augmentation({"audio": [{"noise": 0.1}]}, packed, form)(packed, index, 0)["audio@ab"]
+    assert torch.equal(noisy[:, 1], packed["audio@ab"][:, 1])
+    assert not torch.equal(noisy[:, 0], packed["audio@ab"][:, 0])
+
+
+@pytest.mark.parametrize(("modalities", "said"), [
+    ({"imag": [{"crop": 2}]}, "no network sees such a modality; did you mean image"),
+    ({"audio": [{"crop": 2}]}, "crop is for image, and audio is audio; what fits it: mask_frequency"),
+    ({"image": [{"crop": 13}]}, r"crop=13: image is \[3, 13, 17\]; give less than 13"),
+    ({"audio": [{"mask_time": 40}]}, r"mask_time=40: audio is \[1, 20, 31\]; give less than 31"),
+    ({"text": [{"noise": 1.0}]}, "noise is for image and audio and array, and text is text"),
+    ({"flat": [{"flip": 0.5}]}, r"flip takes \[..., height, width\], and flat is \[8\]"),
+    ({"flat": [{"word_dropout": 0.5}]}, r"word_dropout takes tokens, or embedded words \[words, width\], and flat is"),
+    ({"tokens": [{"noise": 0.5}]}, r"noise takes numbers, and tokens is whole numbers \[9\]"),
+])  # fmt: skip
+def test_what_doesnt_fit_is_refused(modalities: Any, said: str) -> None:
+    samples = {**instances(2), "flat": torch.rand(2, 8), "tokens": torch.zeros(2, 9, dtype=torch.int32)}
+    with pytest.raises(ConfigError, match=said) as error:
+        augmentation(modalities, samples)
+    assert "\n" not in str(error.value)
+
+
+def test_moves_of_pixels_are_refused_where_labels_are_maps() -> None:
+    with pytest.raises(ConfigError, match="flip moves pixels, and the labels are maps"):
+        augmentation({"image": [{"flip": 0.5}]}, instances(2), dense=True)
+    augmentation({"image": [{"erase": 0.5}, {"noise": 0.1}]}, instances(2), dense=True)
+
+
+@pytest.mark.parametrize(("value", "said"), [
+    ("{image: [{crop: 2, flip: 0.5}]}", "an entry is one change"),
+    ("{image: [{}]}", "this one has none"),
+    ("{image: [{flip: 1.5}]}", "image.0.flip=1.5"),
+    ("{image: [{crop: -1}]}", "image.0.crop=-1"),
+    ("{image: [{cropp: 1}]}", "did you mean crop"),
+    ("[crop]", "augment.modalities"),
+])  # fmt: skip
+def test_mistakes_in_a_recipe_are_one_line(value: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as error:
+        load("av-digits", [f"augment.modalities={value}"])
+    assert "\n" not in str(error.value)
+
+
+def test_recipes_without_it_are_bound_as_before() -> None:
+    plain = load("av-digits")
+    assert "augment" not in plain.binding()
+    changed = load("av-digits", ["augment.modalities={image: [{crop: 1}]}"])
+    assert changed.binding()["augment"] == {"modalities": {"image": [{"crop": 1}]}}
+    assert Recipe.model_validate(changed.model_dump()) == changed
+
+
+def weights(folder: Path, stage: str) -> dict[str, Tensor]:
+    return load_file(folder / stage / "result.safetensors")
+
+
+def test_training_is_augmented_evaluation_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage learns from changed views, and what is evaluated is the data as they are."""
+    changed: list[tuple[int, ...]] = []
+    make = Augmentation.__call__
+
+    def counted(self: Augmentation, inputs: Any, index: Tensor, epoch: int, views: Any = None) -> Any:
+        changed.append((len(index), epoch))
+        return make(self, inputs, index, epoch, views)
+
+    monkeypatch.setattr(Augmentation, "__call__", counted)
+    toy.run(tmp_path / "plain")
+    assert not changed
+    toy.run(tmp_path / "noisy", augment=NOISY)
+    # 80 training instances in batches of 16: each step of each stage, and nothing beside
+    assert changed == [(16, epoch) for epochs in (2, 2, 4, 6) for epoch in range(epochs) for _ in range(5)]
+    for stage in STAGES:
+        plain, noisy = weights(tmp_path / "plain", stage), weights(tmp_path / "noisy", stage)
+        assert any(not torch.equal(plain[name], noisy[name]) for name in plain), stage
+
+
+def test_logits_of_teachers_that_dont_see_the_target_stay_exact(tmp_path: Path) -> None:
+    """Live teachers and cached ones train the same student, and see no change of any modality."""
+    settings = {"augment": NOISY, "cotrain": {"epochs": 1}, "specialise": {"epochs": 1}, "alone": {"enabled": False}}
+    for mode in ("always", "never"):
+        toy.run(tmp_path / mode, distill={"cache": {"mode": mode}}, **settings)
+    cached, live = (weights(tmp_path / mode, "distill") for mode in ("always", "never"))
+    for name in cached:
+        assert torch.allclose(cached[name], live[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("method", ["kd", "fitnets", "c2kd", "mgdfr"])
+def test_methods_of_the_comparison_learn_from_changed_views(method: str, tmp_path: Path) -> None:
+    for name, augment in (("plain", {}), ("noisy", NOISY)):
+        toy.run(tmp_path / name, method=method, augment=augment, alone={"enabled": False}, distill={"epochs": 1},
+                baseline={"teacher_epochs": 1})  # fmt: skip
+    plain, noisy = (weights(tmp_path / name, "distill") for name in ("plain", "noisy"))
+    assert any(not torch.equal(plain[name], noisy[name]) for name in plain)
+    assert all(np.isfinite(noisy[name].numpy()).all() for name in noisy)
