@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -62,11 +62,15 @@ class Change(Settings):
 class AugmentSettings(Settings):
     """Changes of training instances, drawn from (seed, epoch, instance) alone; evaluation sees none."""
 
-    later: ClassVar[tuple[str, ...]] = ()
-
     modalities: dict[str, list[Change]] = Field(
         default_factory=dict, description="modality -> its changes, in the order in which they are made"
     )
+    teachers: Literal["clean", "same", "views"] = Field(
+        "clean",
+        description="of frozen networks that see the student's modality: their logits are of the data as they are "
+        "(cached), of the student's very view (live), or of `views` cached views that the student sees in turn",
+    )
+    views: int = Field(4, ge=1, description="of teachers: views: how many are cached")
 
     @property
     def wanted(self) -> bool:

@@ -218,7 +218,21 @@ class Experiment:
             settings, named_seed(self.recipe.seed, "augment"), self.task.forms, self._first(views, 2).inputs, self.dense
         )
         self.screen.say(f"augmentation: {found.about()}")
+        seeing = [teacher.name for teacher in self.teachers if self.target in teacher.modalities]
+        if settings.teachers == "views" and not seeing:
+            raise ConfigError(f"augment.teachers=views: no teacher sees {modality_of(self.target)}, so what they say of "
+                              "an instance stays as it is; leave it out")  # fmt: skip
+        if seeing and settings.modalities.get(modality_of(self.target)):
+            said = {"clean": "as the data have it", "same": "as the student sees it",
+                    "views": f"in {settings.views} views, which the student sees in turn"}  # fmt: skip
+            self.screen.say(f"teachers that see {modality_of(self.target)} ({', '.join(seeing)}) teach "
+                            f"{said[settings.teachers]} (augment.teachers={settings.teachers})")  # fmt: skip
         return found
+
+    def teaching(self, modalities: Sequence[str]) -> str:
+        """How `augment.teachers` shows training instances to frozen networks that see these modalities."""
+        changed = self.recipe.augment.modalities.get(modality_of(self.target))
+        return self.recipe.augment.teachers if changed and self.target in modalities else "clean"
 
     def _plan_masks(self) -> list[list[MaskPlan]]:
         """A mask for each tap of each teacher, from the shapes that a dry run finds."""
@@ -264,13 +278,20 @@ class Experiment:
     ) -> Loader:  # fmt: skip
         """Batches of a split; for training, with the stage's batch size, accumulation and this run's order, from the
         GPU's memory where the split fits into `run.resident_gb`; of labelled instances alone, or of all; augmented, in
-        the views `varied` alone, where they are given."""
+        the views `varied` alone, for a stage that asks frozen networks."""
         share = 1.0 if labelled else self.recipe.data.labelled_share
         if settings is not None:
             found = self._loader(self._near(split, modalities), split, modalities, settings, shuffle, share)
-            found.vary = Varying(self.augmentation, varied) if self.augmentation is not None else None
+            found.vary = self.varying(varied)
             return found
         return self._loader(self.splits[split], split, modalities, settings, shuffle, share)
+
+    def varying(self, views: Sequence[str] | None) -> Varying | None:
+        """What changes training batches; see `loader`."""
+        if self.augmentation is None:
+            return None
+        settings = self.recipe.augment
+        return Varying(self.augmentation, views, settings.views if views and settings.teachers == "views" else None)
 
     def _near(self, split: str, modalities: Sequence[str]) -> Split:
         """The split on the device that trains, if that is a GPU, the data stay the same and there is room."""

@@ -189,7 +189,7 @@ def test_recipes_without_it_are_bound_as_before() -> None:
     plain = load("av-digits")
     assert "augment" not in plain.binding()
     changed = load("av-digits", ["augment.modalities={image: [{crop: 1}]}"])
-    assert changed.binding()["augment"] == {"modalities": {"image": [{"crop": 1}]}}
+    assert changed.binding()["augment"]["modalities"] == {"image": [{"crop": 1}]}
     assert Recipe.model_validate(changed.model_dump()) == changed
 
 
@@ -235,3 +235,73 @@ def test_methods_of_the_comparison_learn_from_changed_views(method: str, tmp_pat
     plain, noisy = (weights(tmp_path / name, "distill") for name in ("plain", "noisy"))
     assert any(not torch.equal(plain[name], noisy[name]) for name in plain)
     assert all(np.isfinite(noisy[name].numpy()).all() for name in noisy)
+
+
+QUICK = {"cotrain": {"epochs": 1}, "specialise": {"epochs": 1}, "alone": {"enabled": False}, "distill": {"epochs": 3}}
+
+
+def seen_by_teachers(folder: Path, augment: dict[str, Any], **settings: Any) -> dict[str, list[dict[str, Tensor]]]:
+    """What the frozen teachers are given during stage 3, in its order, and what the student learns from."""
+    from mstdistill.stages.distill import Distill
+    from mstdistill.teachers.ensemble import Ensemble
+
+    seen: dict[str, list[dict[str, Tensor]]] = {"student": [], "teachers": []}
+    with pytest.MonkeyPatch.context() as patch:
+        learn, forward = Distill.losses, Ensemble.forward
+
+        def losses(self: Distill, module: Any, batch: Any, epoch: int) -> Any:
+            seen["student"].append({**batch.inputs, "index": batch.index})
+            return learn(self, module, batch, epoch)
+
+        def asked(self: Ensemble, inputs: Any) -> Any:
+            if seen["student"]:
+                seen["teachers"].append(dict(inputs))
+            return forward(self, inputs)
+
+        patch.setattr(Distill, "losses", losses)
+        patch.setattr(Ensemble, "forward", asked)
+        # soft: live teachers are asked as a whole
+        toy.run(folder, augment=augment, routing={"rule": "soft"}, **toy.merged(QUICK, settings))
+    return seen
+
+
+def test_teachers_see_what_the_recipe_says(tmp_path: Path) -> None:
+    never = {"distill": {"cache": {"mode": "never"}}}
+    clean = seen_by_teachers(tmp_path / "clean", NOISY, **never)
+    same = seen_by_teachers(tmp_path / "same", {**NOISY, "teachers": "same"})  # live by itself
+    data, _ = toy.make_split(80, seed=1).fetch(np.arange(80), ["m1", "m2"])
+    for found in (clean, same):
+        assert len(found["student"]) == len(found["teachers"]) == 15
+        for student, teachers in zip(found["student"], found["teachers"], strict=True):
+            assert not torch.equal(student["m1"], data["m1"][student["index"]])
+            assert torch.equal(teachers["m2"], data["m2"][student["index"]])  # the student doesn't see it
+            of_data, of_student = (torch.equal(teachers["m1"], x) for x in (data["m1"][student["index"]], student["m1"]))
+            assert (of_data, of_student) == ((True, False) if found is clean else (False, True))
+
+
+def test_cached_views_are_the_ones_that_the_student_sees(tmp_path: Path) -> None:
+    """From two tables in turn, and live on the views of two epochs: the same student."""
+    augment = {**NOISY, "teachers": "views", "views": 2}
+    cached = seen_by_teachers(tmp_path / "cached", augment)
+    assert not cached["teachers"]
+    rows = [torch.cat([step["index"] for step in cached["student"][i : i + 5]]).argsort() for i in (0, 5, 10)]
+    views = [torch.cat([step["m1"] for step in cached["student"][i : i + 5]])[order]
+             for i, order in zip((0, 5, 10), rows, strict=True)]  # fmt: skip
+    assert torch.equal(views[0], views[2])
+    assert not torch.equal(views[0], views[1])
+    assert {path.name for path in (tmp_path / "cached" / "cache").iterdir()} == {
+        f"{name}-view{view}" for name in ("student-train", "teachers-train") for view in (0, 1)
+    } | {"student-validation"}
+    seen_by_teachers(tmp_path / "live", augment, distill={"cache": {"mode": "never"}})
+    both = [weights(tmp_path / run, "distill") for run in ("cached", "live")]
+    assert all(torch.allclose(both[0][name], both[1][name], atol=1e-5) for name in both[0])
+
+
+def test_views_are_refused_where_nobody_sees_them(tmp_path: Path) -> None:
+    from mstdistill import Teacher, distill
+    from tests.conftest import MLP, make_split
+
+    with pytest.raises(ConfigError, match=r"augment\.teachers=views: no teacher sees m1"):
+        distill(MLP(6, 12, 8, 3), [Teacher("other", MLP(5, 12, 8, 3), ("m2",))], make_split(40, seed=1),
+                make_split(20, seed=2), "m1", out=tmp_path, quiet=True,
+                settings={**toy.SETTINGS, "augment": {**NOISY, "teachers": "views"}})  # fmt: skip

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from ..config import CacheSettings
 from ..data.feeding.batch import Batch
+from ..data.feeding.varying import Varying
+from ..data.view import modality_of
 from ..experiment import Experiment
-from ..teachers.cache import HALVES, fingerprint, table_bytes
+from ..teachers.cache import HALVES, LogitCache, fingerprint, table_bytes
 from ..teachers.cache_shards import build_cache
 
 
@@ -55,7 +57,8 @@ def constant_logits(
 ) -> LogitSource:
     """A table of `forward`'s logits over a split, or `forward` itself.
 
-    Live where the data are random, where the table would not fit the budget, or where the recipe says so.
+    Live where the data are random, where the table would not fit the budget, or where the recipe says so. Of augmented
+    instances they are those of the data as they are, or as `augment.teachers` says.
 
     Args:
         name: of the table, under the run's cache folder.
@@ -64,10 +67,11 @@ def constant_logits(
         modules, facts: what the table's fingerprint is made of, besides the data.
     """
     accelerator, data = experiment.accelerator, experiment.splits[split]
+    teaching = experiment.teaching(modalities) if split == "train" else "clean"
 
     @torch.no_grad()
     def live(batch: Batch, indices: Tensor | None = None) -> Tensor:
-        batch = batch.unvaried()
+        batch = batch.unvaried() if teaching == "clean" else batch
         with accelerator.autocast():
             logits = forward(batch) if indices is None or chosen is None else chosen(batch, indices)
         return logits if logits.dtype == torch.float64 else logits.float()
@@ -78,27 +82,44 @@ def constant_logits(
 
     if settings.mode == "never":
         return falls_back("distill.cache.mode=never")
+    if teaching == "same":
+        return falls_back(f"of each view of {modality_of(experiment.target)} that the student sees")
     if not data.deterministic:
         return falls_back("the data change at each reading, so their logits aren't constants")
     loader = experiment.loader(split, modalities)
     row = live(loader.first(1).to(accelerator.device))
-    dtype, size = _choose(settings, len(data), row)
+    views = experiment.recipe.augment.views if teaching == "views" else 1
+    dtype, size = _choose(settings, len(data) * views, row)
     if size > settings.budget_gb * 1e9 and settings.mode == "auto":
         return falls_back(
             f"a table of {size / 1e9:.1f} GB in {dtype} exceeds distill.cache.budget_gb={settings.budget_gb:g}; a disk "
             "that holds it takes distill.cache.mode=always distill.cache.dtype=bfloat16"
         )
 
-    expected = fingerprint((name, data.fingerprint, dtype, experiment.recipe.precision, *facts), modules)
-    folder = experiment.folder / "cache" / name
-    steps = -(-len(data) // (loader.batch_size * accelerator.num_processes))
-    with experiment.screen.task(f"cache {name}", steps) as bar:
-        found = build_cache(
-            folder, expected, live, loader, row.shape[1:], accelerator.device, dtype, settings.resident_gb * 1e9,
-            bar.advance, experiment.screen.say,
-        )  # fmt: skip
-    about = f"table of {list(found.shape)} {dtype}, {size / 1e6:.1f} MB"
-    return LogitSource(lambda batch: found.look(batch.index), (), about, found.resident)
+    facts = (name, data.fingerprint, dtype, experiment.recipe.precision, *facts)
+
+    def table(name: str, expected: str, logits: Callable[[Batch], Tensor]) -> LogitCache:
+        steps = -(-len(data) // (loader.batch_size * accelerator.num_processes))
+        with experiment.screen.task(f"cache {name}", steps) as bar:
+            return build_cache(
+                experiment.folder / "cache" / name, expected, logits, loader, row.shape[1:], accelerator.device, dtype,
+                settings.resident_gb * 1e9, bar.advance, experiment.screen.say,
+            )  # fmt: skip
+
+    vary = experiment.varying((experiment.target,)) if teaching == "views" else None
+    if vary is None:
+        found = [table(name, fingerprint(facts, modules), live)]
+    else:
+        facts += (experiment.recipe.seed, experiment.recipe.augment.model_dump_json())
+        found = [table(f"{name}-view{view}", fingerprint((*facts, view), modules), _of_view(live, vary, view))
+                 for view in range(views)]  # fmt: skip
+    about = f"table of {list(found[0].shape)} {dtype}, {size / 1e6:.1f} MB"
+    about = about if vary is None else f"{views} views, each a table of {list(found[0].shape)} {dtype}, "         f"{size / 1e6:.1f} MB in all"  # fmt: skip
+    return LogitSource(lambda batch: found[batch.view % len(found)].look(batch.index), (), about, found[0].resident)
+
+
+def _of_view(logits: Callable[[Batch], Tensor], vary: Varying, view: int) -> Callable[[Batch], Tensor]:
+    return lambda batch: logits(vary(batch, view))
 
 
 def _choose(settings: CacheSettings, count: int, row: Tensor) -> tuple[str, int]:

@@ -115,7 +115,7 @@ class Distill:
     @property
     def recordable(self) -> bool:
         """Whether `losses` can be recorded: it can where it reads the teachers' logits from the device's memory."""
-        return self.teachers.resident
+        return self.teachers.resident and self.experiment.recipe.augment.teachers != "views"
 
     def fixed(self, epoch: int) -> tuple[Hashable, ...]:
         """What `losses` takes from Python and not from memory: a recorded step holds while it stays the same."""

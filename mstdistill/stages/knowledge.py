@@ -92,7 +92,8 @@ class Knowledge:
             values = [table.gather(batch) for table in self.tables]
             logits = values.pop(0) if self.logits else None
             return logits, [value[:, 0] for value in values]
-        first, batch = self.teachers[0], batch.unvaried()
+        first = self.teachers[0]
+        batch = batch.unvaried() if self.experiment.teaching(self.modalities) == "clean" else batch
         changes = self.changes(batch) if self.changes is not None else []
         with self.experiment.accelerator.autocast(), changed(first.module, changes, first.name):
             own, found = read(first.module, batch.inputs, first.modalities, self.features, first.name)

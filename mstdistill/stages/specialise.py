@@ -102,7 +102,8 @@ def run(experiment: Experiment) -> Ensemble:
     if len(ensemble.masks):
         if experiment.result(NAME) is None:
             stage = Specialise(experiment, ensemble)
-            loader = experiment.loader("train", stage.modalities("train"), experiment.recipe.specialise, shuffle=True)
+            seen = stage.modalities("train")
+            loader = experiment.loader("train", seen, experiment.recipe.specialise, shuffle=True, varied=seen)
             state = experiment.train(stage, loader, experiment.recipe.specialise).state
         else:
             state = experiment.result(NAME).state  # type: ignore[union-attr]

@@ -28,6 +28,7 @@ class Batch:
         closes_step: whether the optimiser steps after it.
         labelled: as `normaliser`, of the labelled instances alone; None: all of them are labelled.
         clean: the inputs before augmentation changed them; None: nothing was changed.
+        view: the epoch by whose numbers they were changed.
         scales: how modalities that are as stored become what networks take; `to` applies them, where the batch goes.
     """
 
@@ -41,6 +42,7 @@ class Batch:
     scales: Mapping[str, Scale] = field(default_factory=dict)
     labelled: float | None = None
     clean: Mapping[str, Tensor] | None = None
+    view: int = 0
 
     @property
     def instances(self) -> float:

@@ -16,12 +16,15 @@ class Varying:
     Attributes:
         augmentation: what is changed.
         views: in these alone; None: in all.
+        repeated: an instance's changes begin anew after so many epochs; None: never.
     """
 
     augmentation: Augmentation
     views: Collection[str] | None = None
+    repeated: int | None = None
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
         """The changed batch, which holds what it was made of."""
+        epoch = epoch if self.repeated is None else epoch % self.repeated
         found = self.augmentation(batch.inputs, batch.index, epoch, self.views)
-        return replace(batch, inputs=found, clean=batch.inputs)
+        return replace(batch, inputs=found, clean=batch.inputs, view=epoch)
