@@ -65,6 +65,10 @@ class AugmentSettings(Settings):
     modalities: dict[str, list[Change]] = Field(
         default_factory=dict, description="modality -> its changes, in the order in which they are made"
     )
+    mixup: float | None = Field(
+        None, gt=0, description="each instance is mixed with another, labels too: alpha of the Beta(alpha, alpha) of "
+        "its own part; none: no mixture"
+    )  # fmt: skip
     teachers: Literal["clean", "same", "views"] = Field(
         "clean",
         description="of frozen networks that see the student's modality: their logits are of the data as they are "
@@ -75,4 +79,10 @@ class AugmentSettings(Settings):
     @property
     def wanted(self) -> bool:
         """Whether anything is changed."""
-        return any(self.modalities.values())
+        return any(self.modalities.values()) or self.mixup is not None
+
+    @model_validator(mode="after")
+    def _one_view_or_mixture(self) -> AugmentSettings:
+        if self.mixup is not None and self.teachers == "views":
+            raise ValueError("mixup makes a new view in each epoch, which no cache holds; teachers: clean or same")
+        return self

@@ -14,11 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import ranks, trial
+from .augmenting import plan_augmentation, teaching
 from .binding import bind
 from .config import OptimSettings, Recipe
 from .data.augment.plan import Augmentation
 from .data.feeding.batch import Batch
 from .data.feeding.loader import Loader
+from .data.feeding.pairs import Pairs
 from .data.feeding.resident import ResidentSplit, resident_bytes
 from .data.feeding.varying import Varying
 from .data.labelled import partly_labelled
@@ -210,29 +212,16 @@ class Experiment:
         self.teachers[self.teachers.index(teacher)] = replace(teacher, frozen=True)
 
     def _plan_augmentation(self) -> Augmentation | None:
-        """How training instances are changed, and that said; None: they aren't."""
-        settings, views = self.recipe.augment, sorted({view for one in self._networks() for view in one.view})
-        if not settings.wanted:
-            return None
-        found = Augmentation(
-            settings, named_seed(self.recipe.seed, "augment"), self.task.forms, self._first(views, 2).inputs, self.dense
-        )
-        self.screen.say(f"augmentation: {found.about()}")
+        """See `augmenting`."""
+        views = sorted({view for one in self._networks() for view in one.view})
         seeing = [teacher.name for teacher in self.teachers if self.target in teacher.modalities]
-        if settings.teachers == "views" and not seeing:
-            raise ConfigError(f"augment.teachers=views: no teacher sees {modality_of(self.target)}, so what they say of "
-                              "an instance stays as it is; leave it out")  # fmt: skip
-        if seeing and settings.modalities.get(modality_of(self.target)):
-            said = {"clean": "as the data have it", "same": "as the student sees it",
-                    "views": f"in {settings.views} views, which the student sees in turn"}  # fmt: skip
-            self.screen.say(f"teachers that see {modality_of(self.target)} ({', '.join(seeing)}) teach "
-                            f"{said[settings.teachers]} (augment.teachers={settings.teachers})")  # fmt: skip
-        return found
+        return plan_augmentation(
+            self.recipe, self.task, seeing, lambda: self._first(views, 2).inputs, self.dense, self.screen.say
+        )
 
     def teaching(self, modalities: Sequence[str]) -> str:
         """How `augment.teachers` shows training instances to frozen networks that see these modalities."""
-        changed = self.recipe.augment.modalities.get(modality_of(self.target))
-        return self.recipe.augment.teachers if changed and self.target in modalities else "clean"
+        return teaching(self.recipe) if self.target in modalities else "clean"
 
     def _plan_masks(self) -> list[list[MaskPlan]]:
         """A mask for each tap of each teacher, from the shapes that a dry run finds."""
@@ -279,10 +268,12 @@ class Experiment:
         """Batches of a split; for training, with the stage's batch size, accumulation and this run's order, from the
         GPU's memory where the split fits into `run.resident_gb`; of labelled instances alone, or of all; augmented, in
         the views `varied` alone, for a stage that asks frozen networks."""
-        share = 1.0 if labelled else self.recipe.data.labelled_share
+        recipe, share = self.recipe, 1.0 if labelled else self.recipe.data.labelled_share
         if settings is not None:
             found = self._loader(self._near(split, modalities), split, modalities, settings, shuffle, share)
             found.vary = self.varying(varied)
+            alpha = recipe.augment.mixup
+            found.pairs = None if alpha is None else Pairs(alpha, named_seed(recipe.seed, "augment"))
             return found
         return self._loader(self.splits[split], split, modalities, settings, shuffle, share)
 
@@ -292,6 +283,11 @@ class Experiment:
             return None
         settings = self.recipe.augment
         return Varying(self.augmentation, views, settings.views if views and settings.teachers == "views" else None)
+
+    @property
+    def changes(self) -> tuple[object, ...]:
+        """What decides how an instance is changed, for fingerprints."""
+        return self.recipe.seed, self.recipe.augment.model_dump_json()
 
     def _near(self, split: str, modalities: Sequence[str]) -> Split:
         """The split on the device that trains, if that is a GPU, the data stay the same and there is room."""

@@ -11,14 +11,22 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mstdistill import losses
 from mstdistill.augment_settings import AugmentSettings
 from mstdistill.config import Recipe, load
 from mstdistill.data.augment import pictures, sounds
 from mstdistill.data.augment.draws import Draws
 from mstdistill.data.augment.plan import Augmentation
+from mstdistill.data.feeding.batch import Batch, Partner
+from mstdistill.data.feeding.loader import Loader
+from mstdistill.data.feeding.pairs import Pairs
+from mstdistill.data.feeding.varying import Varying
+from mstdistill.data.labelled import PartlyLabelled
 from mstdistill.data.task import Form
 from mstdistill.errors import ConfigError
+from mstdistill.methods import BASELINES
 from tests import toy
+from tests.conftest import make_split
 
 STAGES = ("cotrain", "specialise", "distill", "alone")
 EVERYTHING: dict[str, list[dict[str, float]]] = {
@@ -27,6 +35,7 @@ EVERYTHING: dict[str, list[dict[str, float]]] = {
     "text": [{"word_dropout": 0.4}],
 }
 NOISY = {"modalities": {"m1": [{"noise": 0.5}, {"shift": 0.2}], "m2": [{"noise": 0.5}]}}
+QUICK = {"cotrain": {"epochs": 1}, "specialise": {"epochs": 1}, "alone": {"enabled": False}, "distill": {"epochs": 3}}
 FORMS = {"image": Form("image"), "audio": Form("audio"),
          "text": Form("text", rows=("input_ids", "attention_mask"))}  # fmt: skip
 
@@ -237,7 +246,98 @@ def test_methods_of_the_comparison_learn_from_changed_views(method: str, tmp_pat
     assert all(np.isfinite(noisy[name].numpy()).all() for name in noisy)
 
 
-QUICK = {"cotrain": {"epochs": 1}, "specialise": {"epochs": 1}, "alone": {"enabled": False}, "distill": {"epochs": 3}}
+def test_a_partner_is_of_the_same_kind_and_the_same_in_any_batch() -> None:
+    split = make_split(60, seed=1)
+    known = np.random.default_rng(0).random(60) < 0.3
+    pairs = Pairs(0.4, 7)
+    loaders = [Loader(PartlyLabelled(split, known), ["m1"], size, shuffle=True, num_classes=3, pairs=pairs, seed=seed)
+               for size, seed in ((60, 0), (7, 1))]  # fmt: skip
+    whole = next(loaders[0].epoch(2)).partner
+    assert whole is not None
+    index = next(loaders[0].epoch(2)).index
+    found = dict(zip(index.tolist(), zip(whole.index.tolist(), whole.own.tolist(), strict=True), strict=True))
+    assert any(partner != one for one, (partner, _) in found.items())
+    for batch in loaders[1].epoch(2):
+        assert batch.partner is not None
+        for row, one in enumerate(batch.index.tolist()):
+            assert found[one] == (int(batch.partner.index[row]), float(batch.partner.own[row]))
+            assert torch.equal(batch.partner.inputs["m1"][row], split.inputs["m1"][batch.partner.index[row]])
+            assert (batch.partner.label[row] != -1) == (batch.label[row] != -1) == known[one]
+    partners, own = pairs.of(50_000, None, 0)
+    # of Beta(a, a): mean 1/2, variance 1 / (4 (2 a + 1))
+    assert abs(own.mean() - 0.5) < 5 * (1 / 7.2 / 50_000) ** 0.5
+    assert own.var() == pytest.approx(1 / 7.2, rel=0.02)
+    assert np.bincount(partners // 5000, minlength=10).max() < 5000 + 5 * 5000**0.5
+    assert not np.array_equal(partners, pairs.of(50_000, None, 1)[0])
+
+
+def test_labels_and_logits_are_mixed_as_inputs_are() -> None:
+    g = torch.Generator().manual_seed(0)
+    logits, own = torch.randn(6, 4, generator=g, dtype=torch.float64), torch.tensor([0.0, 0.2, 0.5, 0.7, 1.0, 0.9])
+    label, other = torch.tensor([0, 1, 2, 3, 1, 0]), torch.tensor([1, 1, 0, 2, 3, 2])
+    x, y = (torch.rand(6, 3, generator=g) for _ in range(2))
+    batch = Batch({"m1": x}, label, torch.arange(6), torch.ones(6), 6.0, partner=Partner({"m1": y}, other, other, own))
+    plain = Augmentation(AugmentSettings(mixup=0.5), 0, {}, {"m1": x}, False)
+    mixed, part = Varying(plain)(batch, 0), own.double().unsqueeze(1)
+    assert torch.allclose(mixed.inputs["m1"].double(), part * x.double() + (1 - part) * y.double())
+    soft = part * torch.nn.functional.one_hot(label, 4) + (1 - part) * torch.nn.functional.one_hot(other, 4)
+    wanted = -(soft * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    assert float(losses.task(logits, batch)) == pytest.approx(float(wanted), rel=1e-12)
+    one, two = (torch.randn(6, 2, 4, generator=g, dtype=torch.float64) for _ in range(2))
+    told = losses.mixed_logits(one, two, batch, 3.0)
+    shares = part.unsqueeze(2) * (one / 3).softmax(dim=2) + (1 - part.unsqueeze(2)) * (two / 3).softmax(dim=2)
+    assert torch.allclose((told / 3).softmax(dim=2), shares, atol=1e-7)
+    assert bool(torch.isfinite(told).all())
+
+
+@pytest.mark.parametrize("routing", [{}, {"rule": "soft", "signal": "both"}, {"rule": "entropy"}])
+def test_mixed_instances_have_their_teachers_mixed_from_a_table_or_live(routing: Any, tmp_path: Path) -> None:
+    settings = toy.merged(QUICK, {"augment": {**NOISY, "mixup": 0.5}, "routing": routing,
+                                  "specialise": {"task": 0.5}})  # fmt: skip
+    for mode in ("always", "never"):
+        toy.run(tmp_path / mode, **toy.merged(settings, {"distill": {"cache": {"mode": mode}}}))
+    cached, live = (weights(tmp_path / mode, "distill") for mode in ("always", "never"))
+    assert all(torch.allclose(cached[name], live[name], atol=1e-5) for name in cached)
+
+
+def test_the_very_view_of_mixed_instances_is_mixed_in_every_modality(tmp_path: Path) -> None:
+    found = seen_by_teachers(tmp_path, {"mixup": 1.0, "teachers": "same"})
+    data, _ = toy.make_split(80, seed=1).fetch(np.arange(80), ["m1", "m2"])
+    for student, teachers in zip(found["student"], found["teachers"], strict=True):
+        assert torch.equal(teachers["m1"], student["m1"])
+        assert not torch.allclose(teachers["m2"], data["m2"][student["index"]])
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_methods_mix_or_say_why_not(method: str, tmp_path: Path) -> None:
+    reads_one = {"crd", "rkd", "fitnets", "ofa", "c2kd", "dkd", "mgdfr"}
+    settings: dict[str, Any] = {
+        "method": method, "alone": {"enabled": False}, "augment": {"mixup": 0.5}, "distill": {"epochs": 1},
+        "baseline": {"teacher_epochs": 1},
+    }  # fmt: skip
+    if method in reads_one:
+        with pytest.raises(ConfigError, match=f"method {method} can't learn by augment.mixup: it ") as error:
+            toy.run(tmp_path, **settings)
+        assert "\n" not in str(error.value)
+        return
+    for mode in ("always", "never"):
+        toy.run(tmp_path / mode, **toy.merged(settings, {"distill": {"cache": {"mode": mode}}}))
+    cached, live = (weights(tmp_path / mode, "distill") for mode in ("always", "never"))
+    assert all(torch.allclose(cached[name], live[name], atol=1e-5) for name in cached)
+
+
+def test_mixtures_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    tokens = {"text": torch.zeros(2, 9, dtype=torch.int32)}
+    for samples, forms, dense, said in (
+        (tokens, {}, False, "text is whole numbers, of which a mixture means nothing"),
+        ({"audio": torch.rand(2, 2, 9)}, {"audio": Form("audio", rows=("input_values", "attention_mask"))}, False,
+         "audio comes with a mask of its padding"),
+        ({"rgb": torch.rand(2, 3, 9, 9)}, {}, True, r"augment\.mixup mixes classes, and the labels are maps"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=said):
+            Augmentation(AugmentSettings(mixup=0.2), 0, forms, samples, dense)
+    with pytest.raises(ConfigError, match="mixup makes a new view in each epoch, which no cache holds"):
+        load("av-digits", ["augment.mixup=0.2", "augment.teachers=views"])
 
 
 def seen_by_teachers(folder: Path, augment: dict[str, Any], **settings: Any) -> dict[str, list[dict[str, Tensor]]]:
@@ -275,7 +375,9 @@ def test_teachers_see_what_the_recipe_says(tmp_path: Path) -> None:
         for student, teachers in zip(found["student"], found["teachers"], strict=True):
             assert not torch.equal(student["m1"], data["m1"][student["index"]])
             assert torch.equal(teachers["m2"], data["m2"][student["index"]])  # the student doesn't see it
-            of_data, of_student = (torch.equal(teachers["m1"], x) for x in (data["m1"][student["index"]], student["m1"]))
+            of_data, of_student = (
+                torch.equal(teachers["m1"], x) for x in (data["m1"][student["index"]], student["m1"])
+            )
             assert (of_data, of_student) == ((True, False) if found is clean else (False, True))
 
 

@@ -164,7 +164,8 @@ class _Fitting:
         recorded = self._can_record()
         if self.run.cuda_graph and getattr(stage, "recordable", None) is not None and not recorded:
             trainer.screen.say(f"{stage.name}: steps are not recorded: that takes one GPU, adam or adamw, no "
-                               "accumulation, precision no or bf16, and teacher logits held on the GPU")  # fmt: skip
+                               "accumulation, precision no or bf16, no mixup, and teacher logits of the data as they "
+                               "are held on the GPU")  # fmt: skip
         self.joined = join(self.accelerator, stage.module, settings, recorded, loader.batch_size)
         self.module = self.joined.module
         self.position = self._resume()
@@ -208,6 +209,7 @@ class _Fitting:
             and self.trainer.recorder is not None
             and getattr(self.stage, "recordable", False)
             and self.loader.accumulate == 1
+            and self.loader.pairs is None
             and ranks.world_size() == 1
             and self.settings.optimizer != "sgd"
             and getattr(self.accelerator, "scaler", None) is None

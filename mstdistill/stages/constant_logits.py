@@ -13,6 +13,7 @@ from ..data.feeding.batch import Batch
 from ..data.feeding.varying import Varying
 from ..data.view import modality_of
 from ..experiment import Experiment
+from ..losses import mixed_logits
 from ..teachers.cache import HALVES, LogitCache, fingerprint, table_bytes
 from ..teachers.cache_shards import build_cache
 
@@ -76,9 +77,21 @@ def constant_logits(
             logits = forward(batch) if indices is None or chosen is None else chosen(batch, indices)
         return logits if logits.dtype == torch.float64 else logits.float()
 
+    def mixing(of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Logits of mixed instances, of networks that are asked about each alone."""
+
+        def both(batch: Batch, *indices: Tensor) -> Tensor:
+            if batch.partner is None or teaching == "same":
+                return of(batch, *indices)
+            own, other = of(batch.unvaried(), *indices), of(batch.partners(), *indices)
+            return mixed_logits(own, other, batch, experiment.recipe.temperature)
+
+        return both
+
     def falls_back(why: str) -> LogitSource:
-        return LogitSource(lambda batch: (live(batch), None), tuple(modalities), f"live: {why}",
-                           choose=live if chosen is not None else None)  # fmt: skip
+        asked = mixing(live)
+        return LogitSource(lambda batch: (asked(batch), None), tuple(modalities), f"live: {why}",
+                           choose=asked if chosen is not None else None)  # fmt: skip
 
     if settings.mode == "never":
         return falls_back("distill.cache.mode=never")
@@ -98,24 +111,27 @@ def constant_logits(
 
     facts = (name, data.fingerprint, dtype, experiment.recipe.precision, *facts)
 
-    def table(name: str, expected: str, logits: Callable[[Batch], Tensor]) -> LogitCache:
+    def table(name: str, logits: Callable[[Batch], Tensor], *facts: object) -> LogitCache:
         steps = -(-len(data) // (loader.batch_size * accelerator.num_processes))
         with experiment.screen.task(f"cache {name}", steps) as bar:
             return build_cache(
-                experiment.folder / "cache" / name, expected, logits, loader, row.shape[1:], accelerator.device, dtype,
-                settings.resident_gb * 1e9, bar.advance, experiment.screen.say,
+                experiment.folder / "cache" / name, fingerprint(facts, modules), logits, loader, row.shape[1:],
+                accelerator.device, dtype, settings.resident_gb * 1e9, bar.advance, experiment.screen.say,
             )  # fmt: skip
 
     vary = experiment.varying((experiment.target,)) if teaching == "views" else None
-    if vary is None:
-        found = [table(name, fingerprint(facts, modules), live)]
-    else:
-        facts += (experiment.recipe.seed, experiment.recipe.augment.model_dump_json())
-        found = [table(f"{name}-view{view}", fingerprint((*facts, view), modules), _of_view(live, vary, view))
-                 for view in range(views)]  # fmt: skip
+    found = [table(name, live, *facts)] if vary is None else [
+        table(f"{name}-view{view}", _of_view(live, vary, view), *facts, *experiment.changes, view)
+        for view in range(views)
+    ]  # fmt: skip
     about = f"table of {list(found[0].shape)} {dtype}, {size / 1e6:.1f} MB"
-    about = about if vary is None else f"{views} views, each a table of {list(found[0].shape)} {dtype}, "         f"{size / 1e6:.1f} MB in all"  # fmt: skip
-    return LogitSource(lambda batch: found[batch.view % len(found)].look(batch.index), (), about, found[0].resident)
+    about = about if vary is None else f"of {views} views, each a {about} for all"
+    asked = mixing(lambda batch: found[0].gather(batch.index))
+
+    def look(batch: Batch) -> tuple[Tensor, Tensor | None]:
+        return found[batch.view % len(found)].look(batch.index) if batch.partner is None else (asked(batch), None)
+
+    return LogitSource(look, (), about, found[0].resident)
 
 
 def _of_view(logits: Callable[[Batch], Tensor], vary: Varying, view: int) -> Callable[[Batch], Tensor]:

@@ -143,21 +143,28 @@ class Distill:
         dtype = routing.log_probs.dtype
         share = batch.scale(dtype)
         task_share = losses.task_scale(batch, dtype, self.experiment.dense, ignore)
+        own = task_share if batch.partner is None else task_share * batch.partner.own.to(dtype)
         found = self.rule.distillation(
             student, teachers, routing, recipe.temperature, rows=rows, chosen=chosen, label=batch.label,
-            kd_scale=share * decayed(weights.kd, weights.kd_decay, epoch), task_scale=task_share * weights.task,
+            kd_scale=share * decayed(weights.kd, weights.kd_decay, epoch), task_scale=own * weights.task,
             ignore_index=losses.ignored(ignore),
         )  # fmt: skip
         parts = {
-            "task": (found.task * task_share).sum(),
+            "task": (found.task * own).sum(),
             "kd": (found.kd * share).sum(),
             "balance": losses.balance(routing, batch, recipe.routing.balance),
         }
-        loss = found.loss.sum() + decayed(weights.balance, weights.balance_decay, epoch) * parts["balance"]
+        loss = found.loss.sum()
+        if batch.partner is not None:
+            theirs = (losses.task_rows(student.to(dtype), batch.partner.label, ignore) * (task_share - own)).sum()
+            loss, parts["task"] = loss + weights.task * theirs, parts["task"] + theirs.detach()
+        loss = loss + decayed(weights.balance, weights.balance_decay, epoch) * parts["balance"]
         if self.rule.signal in ("task", "both"):
-            signal = self.rule.task_signal(self.teachers.gather(batch), batch.label, routing)
-            known = batch.mean(signal) if batch.labelled is None else (signal * batch.task_scale(dtype)).sum()
-            parts["router"] = known
+            known = self.teachers.gather(batch)
+            signal = self.rule.task_signal(known, batch.label, routing)
+            signal = losses.mixed_rows(signal, lambda label: self.rule.task_signal(known, label, routing), batch)
+            counted = batch.mean(signal) if batch.labelled is None else (signal * batch.task_scale(dtype)).sum()
+            parts["router"] = counted
             loss = loss + weights.router * parts["router"]
         parts["share"] = self.rule.shares(routing, batch.weight) / batch.normaliser
         return {"loss": loss, **parts}

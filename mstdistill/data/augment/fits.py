@@ -74,6 +74,23 @@ def check(modality: str, change: Change, form: Form, sample: Tensor, dense: bool
         raise ConfigError(f"{where} moves pixels, and the labels are maps, whose pixels would stay; leave it out")
 
 
+def check_mixture(modality: str, form: Form, sample: Tensor, dense: bool) -> None:
+    """Whether instances can be mixed in a modality.
+
+    Args:
+        sample: [B, ...] as networks take it.
+        dense: labels are maps.
+
+    Raises:
+        ConfigError: they can't.
+    """
+    if dense:
+        raise ConfigError("augment.mixup mixes classes, and the labels are maps; leave it out")
+    if not sample.is_floating_point() or form.rows:
+        held = "comes with a mask of its padding" if sample.is_floating_point() else "is whole numbers"
+        raise ConfigError(f"augment.mixup: {modality} {held}, of which a mixture means nothing; leave it out")
+
+
 def laid(x: Tensor, form: Form) -> Tensor:
     """A batch of a modality with time as its last axis; a view."""
     return x if form.time == -1 else x.movedim(form.time, -1)

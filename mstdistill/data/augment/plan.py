@@ -13,7 +13,7 @@ from ..task import Form
 from ..view import modality_of
 from . import pictures, sounds, words
 from .draws import Draws
-from .fits import NEEDS, SOUNDS, check, laid
+from .fits import NEEDS, SOUNDS, check, check_mixture, laid
 
 _CHANGES: Mapping[str, Callable[[Tensor, float, Draws], Tensor]] = {
     "crop": pictures.crop,
@@ -54,6 +54,8 @@ class Augmentation:
         for view, sample in samples.items():
             for change in self._changes(view):
                 check(modality_of(view), change, self.forms[view], sample, dense)
+            if settings.mixup is not None:
+                check_mixture(modality_of(view), self.forms[view], sample, dense)
 
     def _changes(self, view: str) -> list[Change]:
         return self.settings.modalities.get(modality_of(view), [])
@@ -103,4 +105,6 @@ class Augmentation:
             if changes:
                 named = ", ".join(f"{change.name} {change.amount:g}" for change in changes)
                 parts.append(f"{modality}: {named}")
+        if self.settings.mixup is not None:
+            parts.append(f"mixup {self.settings.mixup:g}")
         return "; ".join(parts)
