@@ -20,13 +20,18 @@ from mstdistill.data.augment.plan import Augmentation
 from mstdistill.data.feeding.batch import Batch, Partner
 from mstdistill.data.feeding.loader import Loader
 from mstdistill.data.feeding.pairs import Pairs
+from mstdistill.data.feeding.resident import ResidentSplit
 from mstdistill.data.feeding.varying import Varying
 from mstdistill.data.labelled import PartlyLabelled
 from mstdistill.data.task import Form
+from mstdistill.engine import loop
+from mstdistill.engine.graph import StepGraph
 from mstdistill.errors import ConfigError
 from mstdistill.methods import BASELINES
+from mstdistill.suite.sharing import shareable
 from tests import toy
 from tests.conftest import make_split
+from tests.test_speed_paths import Again
 
 STAGES = ("cotrain", "specialise", "distill", "alone")
 EVERYTHING: dict[str, list[dict[str, float]]] = {
@@ -407,3 +412,56 @@ def test_views_are_refused_where_nobody_sees_them(tmp_path: Path) -> None:
         distill(MLP(6, 12, 8, 3), [Teacher("other", MLP(5, 12, 8, 3), ("m2",))], make_split(40, seed=1),
                 make_split(20, seed=2), "m1", out=tmp_path, quiet=True,
                 settings={**toy.SETTINGS, "augment": {**NOISY, "teachers": "views"}})  # fmt: skip
+
+
+@pytest.mark.parametrize(("augment", "recorded"), [
+    (NOISY, True), ({**NOISY, "mixup": 0.5}, False), ({**NOISY, "teachers": "views"}, False),
+    ({**NOISY, "teachers": "same"}, False),
+])  # fmt: skip
+def test_recorded_steps_are_augmented_or_that_is_said(
+    augment: dict[str, Any], recorded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A step is changed before the recording sees it: as without, within the rounding of its learning rate."""
+    graphs: list[StepGraph] = []
+    make = StepGraph.__init__
+
+    def remembered(self: StepGraph, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        graphs.append(self)
+
+    monkeypatch.setattr(StepGraph, "__init__", remembered)
+    monkeypatch.setattr(loop, "recorder_for", lambda device: Again())
+    for graph in (False, True):
+        toy.run(
+            tmp_path / str(graph), augment=augment, quiet=False, **toy.merged(QUICK, {"run": {"cuda_graph": graph}})
+        )
+    assert len(graphs) == recorded
+    assert all(graph.replays for graph in graphs)
+    assert ("distill: steps are not recorded" in " ".join(capsys.readouterr().out.split())) != recorded
+    plain, found = (weights(tmp_path / str(graph), "distill") for graph in (False, True))
+    assert all(torch.allclose(plain[name], found[name], atol=1e-5) for name in plain)
+
+
+def test_data_held_on_a_device_are_paired_alike() -> None:
+    split, pairs = make_split(37), Pairs(0.4, 7)
+    plain = Loader(split, ["m1"], 8, shuffle=True, pairs=pairs)
+    near = Loader(ResidentSplit(Loader(split, ["m1"], 5), torch.device("cpu")), ["m1"], 8, shuffle=True, pairs=pairs)
+    workers = Loader(split, ["m1"], 8, shuffle=True, pairs=pairs, workers=1)
+    for batches in zip(plain.epoch(1), near.epoch(1), workers.epoch(1), strict=True):
+        a, *others = (batch.to(torch.device("cpu")) for batch in batches)
+        for b in others:
+            assert a.partner is not None
+            assert b.partner is not None
+            assert torch.equal(a.partner.inputs["m1"], b.partner.inputs["m1"])
+            assert torch.equal(a.partner.label, b.partner.label)
+            assert torch.equal(a.partner.own, b.partner.own)
+
+
+def test_stages_are_shared_by_runs_of_one_augmentation() -> None:
+    crop = "augment.modalities={image: [{crop: 1}]}"
+    keys = [
+        shareable(load("av-digits", words), "code", "data") for words in ([], ["augment.mixup=0.2"], [crop], [crop])
+    ]
+    assert len({key["cotrain"] for key in keys}) == 3
+    assert keys[2] == keys[3]
