@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mstdistill import losses
-from mstdistill.augment_settings import AugmentSettings
+from mstdistill.augment_settings import AugmentSettings, Change
 from mstdistill.config import Recipe, load
 from mstdistill.data.augment import pictures, sounds
 from mstdistill.data.augment.draws import Draws
+from mstdistill.data.augment.fits import NEEDS
 from mstdistill.data.augment.plan import Augmentation
 from mstdistill.data.feeding.batch import Batch, Partner
 from mstdistill.data.feeding.loader import Loader
@@ -23,6 +28,7 @@ from mstdistill.data.feeding.pairs import Pairs
 from mstdistill.data.feeding.resident import ResidentSplit
 from mstdistill.data.feeding.varying import Varying
 from mstdistill.data.labelled import PartlyLabelled
+from mstdistill.data.sources.registry import find_task
 from mstdistill.data.task import Form
 from mstdistill.engine import loop
 from mstdistill.engine.graph import StepGraph
@@ -205,6 +211,20 @@ def test_recipes_without_it_are_bound_as_before() -> None:
     changed = load("av-digits", ["augment.modalities={image: [{crop: 1}]}"])
     assert changed.binding()["augment"]["modalities"] == {"image": [{"crop": 1}]}
     assert Recipe.model_validate(changed.model_dump()) == changed
+
+
+def test_the_page_names_every_change_and_its_recipe_is_one() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "augmentation.md").read_text()
+    table = page.split("| change | for |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(Change.later) == list(NEEDS)
+    content = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    ((recipe, *words),) = [shlex.split(line)[2:] for line in page.split("```bash\n")[1].split("```")[0].splitlines()]
+    for augment in (load(recipe, words).augment, AugmentSettings.model_validate(content["augment"])):
+        settings = [f"augment.modalities={json.dumps(augment.model_dump()['modalities'])}"]
+        assert load(recipe, settings).augment.modalities == augment.modalities
+        task = find_task(recipe)
+        samples = {name: torch.zeros(2, *[int(n or 1) for n in shape]) for name, shape in task.modalities.items()}
+        Augmentation(augment, 0, task.forms, samples, False)
 
 
 def weights(folder: Path, stage: str) -> dict[str, Tensor]:
