@@ -25,7 +25,7 @@ CHANGES = {
     "image": "[{crop: 3}, {turn: 10}, {erase: 0.25}, {noise: 0.05}]",
     "audio": "[{mask_frequency: 16}, {mask_time: 16}, {shift: 0.1}, {noise: 0.05}]",
 }
-INSTANCES, STEPS = 640, 60
+INSTANCES, STEPS = 640, 30
 
 
 def measure(target: str, mixup: bool, instances: int = INSTANCES, steps: int = STEPS) -> dict[str, float]:
