@@ -135,10 +135,12 @@ class RoutingSettings(Settings):
     """How the mixture picks teachers."""
 
     later: ClassVar[tuple[str, ...]] = ("sharpness", "calibrate")
-    rule: Literal["topk-mean", "topk-weighted", "soft", "random", "fixed", "entropy", "margin", "agreement"] = Field(
+    rule: Literal[
+        "topk-mean", "topk-weighted", "soft", "random", "fixed", "entropy", "margin", "agreement", "product"
+    ] = Field(
         "topk-mean",
-        description="who teaches an instance: the k best, evenly or weighted; all, weighted by the "
-        "router; k drawn; one; all, weighted by how sure they are (entropy, margin) or how far they agree",
+        description="who teaches an instance: the k best, evenly or weighted; all, weighted by the router; k drawn; "
+        "one; all, by how sure they are (entropy, margin), how far they agree, or their probabilities multiplied",
     )
     k: int = Field(1, ge=1, description="teachers per instance")
     signal: Literal["none", "distill", "task", "both"] = Field(
@@ -151,7 +153,9 @@ class RoutingSettings(Settings):
     sharpness: float = Field(
         4.0, ge=0, description="of rules entropy, margin and agreement: 0 averages, more believes the surest more"
     )
-    calibrate: bool = Field(True, description="of these rules: each teacher's temperature from validation first")
+    calibrate: bool = Field(
+        True, description="of rules by what teachers say: each one's temperature from validation first"
+    )
 
 
 class OptimSettings(Settings):
@@ -211,6 +215,20 @@ class CotrainSettings(OptimSettings):
     select: Literal["last", "best"] = Field("last", description="which epoch's weights go on")
 
 
+class RoundsSettings(OptimSettings):
+    """Self-training between stages 1 and 2."""
+
+    count: int = Field(0, ge=0, description="rounds in which all networks learn from what they say together; 0: none")
+    anew: bool = Field(False, description="networks begin each round with their first weights, not with the last ones")
+    rule: Literal["entropy", "margin", "agreement", "product"] = Field(
+        "product", description="how what they say is put together, as routing.rule; each calibrated on validation"
+    )
+    sharpness: float = Field(4.0, ge=0, description="of rules entropy, margin and agreement; 0 averages")
+    temperature: float | None = Field(None, gt=0, description="of these soft labels; none: the recipe's")
+    weight: float = Field(1.0, ge=0, description="of the soft labels beside the labels")
+    select: Literal["last", "best"] = Field("last", description="which epoch's weights go on")
+
+
 class SpecialiseSettings(OptimSettings):
     """Stage 2."""
 
@@ -229,7 +247,7 @@ class AloneSettings(Settings):
     """The comparison: the student without teachers, with as many epochs in all and the same selection."""
 
     enabled: bool = Field(True, description="train it too, for the final table")
-    epochs: int | None = Field(None, ge=1, description="of the student alone; none: cotrain.epochs + distill.epochs")
+    epochs: int | None = Field(None, ge=1, description="of the student alone; none: as many as its stages have in all")
 
 
 class StepDecay(Settings):
@@ -277,7 +295,7 @@ class RunSettings(Settings):
 class Recipe(Settings):
     """A whole experiment."""
 
-    later: ClassVar[tuple[str, ...]] = ("augment",)
+    later: ClassVar[tuple[str, ...]] = ("augment", "rounds")
 
     task: str = Field(description="whose data (see: mstdistill tasks); own: a user's own")
     target: str = Field(description="the modality that the student sees")
@@ -298,6 +316,7 @@ class Recipe(Settings):
     mask: MaskSettings = MaskSettings()
     routing: RoutingSettings = RoutingSettings()
     cotrain: CotrainSettings = CotrainSettings()
+    rounds: RoundsSettings = RoundsSettings()
     specialise: SpecialiseSettings = SpecialiseSettings()
     distill: DistillSettings = DistillSettings()
     alone: AloneSettings = AloneSettings()
@@ -321,6 +340,11 @@ class Recipe(Settings):
                 f"target {self.target!r}: the recipe has no models for it; {nearest(self.target, self.models)}"
             )
         return self.models[self.target]
+
+    @property
+    def student_epochs(self) -> int:
+        """Of the student in all stages of the method."""
+        return self.cotrain.epochs + self.rounds.count * self.rounds.epochs + self.distill.epochs
 
     def binding(self) -> dict[str, Any]:
         """What a run folder is bound to: everything that changes its numbers."""

@@ -424,6 +424,15 @@ def test_cached_views_are_the_ones_that_the_student_sees(tmp_path: Path) -> None
     assert all(torch.allclose(both[0][name], both[1][name], atol=1e-5) for name in both[0])
 
 
+@pytest.mark.parametrize("augment", [{"teachers": "same"}, {"teachers": "views"}, {"mixup": 0.5}])
+def test_soft_labels_of_rounds_are_of_the_data_as_they_are(augment: dict[str, Any], tmp_path: Path) -> None:
+    """From a table made before the round: its networks change meanwhile."""
+    toy.run(tmp_path, augment={**NOISY, **augment}, rounds={"count": 1, "epochs": 2}, **QUICK)
+    facts = json.loads((tmp_path / "round-1" / "result.json").read_text())
+    assert facts["soft_labels"].startswith("table of [80, 1, 3]")
+    assert np.isfinite(facts["history"][-1]["train/loss"])
+
+
 def test_views_are_refused_where_nobody_sees_them(tmp_path: Path) -> None:
     from mstdistill import Teacher, distill
     from tests.conftest import MLP, make_split

@@ -55,6 +55,7 @@ def constant_logits(
     facts: Sequence[object],
     settings: CacheSettings,
     chosen: Callable[[Batch, Tensor], Tensor] | None = None,
+    still: bool = False,
 ) -> LogitSource:
     """A table of `forward`'s logits over a split, or `forward` itself.
 
@@ -66,9 +67,10 @@ def constant_logits(
         forward: from a batch on the device to logits [B, M, C, ...].
         chosen: as `forward`, for chosen teachers alone.
         modules, facts: what the table's fingerprint is made of, besides the data.
+        still: of the data as they are, whatever `augment.teachers` says: of networks that won't stay as they are.
     """
     accelerator, data = experiment.accelerator, experiment.splits[split]
-    teaching = experiment.teaching(modalities) if split == "train" else "clean"
+    teaching = experiment.teaching(modalities) if split == "train" and not still else "clean"
 
     @torch.no_grad()
     def live(batch: Batch, indices: Tensor | None = None) -> Tensor:
