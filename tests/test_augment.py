@@ -214,7 +214,9 @@ def test_recipes_without_it_are_bound_as_before() -> None:
 
 
 def test_the_page_names_every_change_and_its_recipe_is_one() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "augmentation.md").read_text()
+    docs = Path(__file__).parents[1] / "docs"
+    page = (docs / "augmentation.md").read_text()
+    assert (docs / "results" / "augmentation-cpu.md").read_text().strip() in page
     table = page.split("| change | for |")[1].split("\n\n")[0]
     assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(Change.later) == list(NEEDS)
     content = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
