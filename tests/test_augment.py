@@ -290,12 +290,25 @@ def test_a_partner_is_of_the_same_kind_and_the_same_in_any_batch() -> None:
             assert found[one] == (int(batch.partner.index[row]), float(batch.partner.own[row]))
             assert torch.equal(batch.partner.inputs["m1"][row], split.inputs["m1"][batch.partner.index[row]])
             assert (batch.partner.label[row] != -1) == (batch.label[row] != -1) == known[one]
-    partners, own = pairs.of(50_000, None, 0)
+    partners, own = pairs.of(50_000, 0)
     # of Beta(a, a): mean 1/2, variance 1 / (4 (2 a + 1))
     assert abs(own.mean() - 0.5) < 5 * (1 / 7.2 / 50_000) ** 0.5
     assert own.var() == pytest.approx(1 / 7.2, rel=0.02)
     assert np.bincount(partners // 5000, minlength=10).max() < 5000 + 5 * 5000**0.5
-    assert not np.array_equal(partners, pairs.of(50_000, None, 1)[0])
+    assert not np.array_equal(partners, pairs.of(50_000, 1)[0])
+
+
+def test_what_isnt_there_stays_zeros_and_is_mixed_with_its_like() -> None:
+    split = toy.Gappy(make_split(60, seed=1), {"m2": list(range(0, 60, 3))})
+    change = Augmentation(AugmentSettings.model_validate(NOISY), 0, {}, make_split(2).inputs, False)
+    loader = Loader(split, ["m1", "m2"], 7, shuffle=True, num_classes=3, pairs=Pairs(0.4, 7), vary=Varying(change))
+    for batch in loader.epoch(0):
+        found = loader.varied(batch.to(torch.device("cpu")), 0)
+        assert found.partner is not None
+        there = torch.from_numpy(split.present["m2"])
+        assert torch.equal(there[batch.index], there[found.partner.index])
+        assert bool((found.inputs["m2"] != 0).any(dim=1).eq(there[batch.index]).all())
+        assert bool((found.inputs["m1"] != 0).all(dim=1).any())
 
 
 def test_labels_and_logits_are_mixed_as_inputs_are() -> None:

@@ -79,6 +79,7 @@ class FitNets(Baseline):
 
     name = "fitnets"
     not_mixed = "it learns from features, which aren't mixed as labels are"
+    needs_all_seen = "its hints are the teacher's features of each of them"
     options: Options
 
     def build(self) -> None:

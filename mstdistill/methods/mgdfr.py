@@ -66,6 +66,7 @@ class Mgdfr(Baseline):
 
     name = "mgdfr"
     not_mixed = "it changes features of its teacher by the batch"
+    needs_all_seen = "teacher and student agree on each of them"
     trains_teacher = True
     options: Options
 

@@ -42,6 +42,8 @@ class Batch:
         share: this micro-batch's part of the optimiser step's instances.
         closes_step: whether the optimiser steps after it.
         labelled: as `normaliser`, of the labelled instances alone; None: all of them are labelled.
+        present: modality -> [B] bool, whether an instance has it, of those that some instances of the split lack; where
+            it isn't there, `inputs` hold zeros.
         clean: the inputs before augmentation changed them; None: nothing was changed.
         view: the epoch by whose numbers they were changed.
         partner: what each instance is mixed with; None: they are not mixed.
@@ -57,6 +59,7 @@ class Batch:
     closes_step: bool = True
     scales: Mapping[str, Scale] = field(default_factory=dict)
     labelled: float | None = None
+    present: Mapping[str, Tensor] = field(default_factory=dict)
     clean: Mapping[str, Tensor] | None = None
     view: int = 0
     partner: Partner | None = None
@@ -103,7 +106,8 @@ class Batch:
         if other is not None:
             other = Partner(taken(other.inputs), move(other.label), move(other.index), move(other.own))
         return Batch(taken(self.inputs), move(self.label), move(self.index), move(self.weight), self.normaliser,
-                     self.share, self.closes_step, labelled=self.labelled, partner=other)  # fmt: skip
+                     self.share, self.closes_step, labelled=self.labelled, partner=other,
+                     present={name: move(x) for name, x in self.present.items()})  # fmt: skip
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, from where a GPU fetches it while it computes."""
@@ -116,4 +120,5 @@ class Batch:
             inputs = {name: pin(x) for name, x in other.inputs.items()}
             other = Partner(inputs, pin(other.label), pin(other.index), pin(other.own))
         return replace(self, inputs={name: pin(x) for name, x in self.inputs.items()}, label=pin(self.label),
-                       index=pin(self.index), weight=pin(self.weight), partner=other)  # fmt: skip
+                       index=pin(self.index), weight=pin(self.weight),
+                       present={name: pin(x) for name, x in self.present.items()}, partner=other)  # fmt: skip

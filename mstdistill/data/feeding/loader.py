@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from ... import ranks
 from ...errors import DataError
 from ..instance import check_batch
+from ..present import presence
 from ..scale import Scale
 from ..source import UNLABELLED, Labels
 from ..split import OnDevice, Split, called, reader
@@ -90,6 +91,8 @@ class Loader:
         self.labelled: np.ndarray | None = getattr(split, "labelled", None)
         self.labelled_share = labelled_share if self.labelled is not None else None
         self.labels = Labels(count=num_classes, ignore=ignore_index if self.labelled is None else UNLABELLED)
+        # of all modalities, whichever are read: teachers whose logits are known already have seen others
+        self.present = presence(split)
         self.pinned = torch.cuda.is_available()
         # a protocol's check looks through a class each time: once is enough
         self._read, self._device = reader(split), split if isinstance(split, OnDevice) else None
@@ -119,7 +122,7 @@ class Loader:
         world, rank = ranks.world_size(), ranks.rank()
         order = self.order(epoch)
         wide = self.batch_size * world
-        partner, own = (None, None) if self.pairs is None else self.pairs.of(len(self.split), self.labelled, epoch)
+        partner, own = (None, None) if self.pairs is None else self.pairs.of(len(self.split), epoch, self._told())
         for start in range(0, len(order), wide * self.accumulate):
             step = order[start : start + wide * self.accumulate]
             parts = [step[i : i + wide] for i in range(0, len(step), wide)]
@@ -143,6 +146,11 @@ class Loader:
                     )
                 )
             yield micro
+
+    def _told(self) -> list[np.ndarray]:
+        """[N] bool each, in what instances differ that aren't to be mixed with each other."""
+        labelled = [] if self.labelled is None else [self.labelled]
+        return [*labelled, *(self.present[name] for name in sorted(self.present))]
 
     def epoch(self, epoch: int = 0, start_step: int = 0) -> Iterator[Batch]:
         """Batches of an epoch on the CPU, from an optimiser step on."""
@@ -213,8 +221,10 @@ class Loader:
         scales: Mapping[str, Scale] = getattr(self.split, "scales", {})
         weight = torch.ones(len(index), device=index.device)
         weight[micro.real :] = 0.0
+        present = {name: torch.from_numpy(values[micro.index]).to(index.device) for name, values in
+                   self.present.items()}  # fmt: skip
         return Batch(inputs, label, index, weight, micro.normaliser, micro.share, micro.closes_step, scales,
-                     micro.labelled, partner=partner)  # fmt: skip
+                     micro.labelled, present, partner=partner)  # fmt: skip
 
     def _rows(self, positions: np.ndarray) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Inputs, labels and positions of these instances, where the split lies."""

@@ -7,6 +7,7 @@ the loader reads a second instance for each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,18 +29,19 @@ class Pairs:
     alpha: float
     seed: int
 
-    def of(self, count: int, labelled: np.ndarray | None, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def of(self, count: int, epoch: int, told: Sequence[np.ndarray] = ()) -> tuple[np.ndarray, np.ndarray]:
         """[N] int64 partners' positions, and [N] float32 the instances' own parts.
 
         Args:
-            labelled: [N] bool; a labelled instance is mixed with a labelled one, others with others.
+            told: each [N] bool, whether an instance has a label, a modality: it is mixed with one that has the same.
         """
         draws = Draws(self.seed, epoch, torch.arange(count), "mixup")
         own = _quantiles(self.alpha)[draws.of("part").levels(1)[:, 0].numpy()]
-        kinds = [np.arange(count)] if labelled is None else [np.flatnonzero(labelled), np.flatnonzero(~labelled)]
-        partner = np.empty(count, dtype=np.int64)
-        for rows in kinds:
-            place = Draws(self.seed, epoch, torch.from_numpy(rows), "partner").below(max(len(rows), 1))[:, 0]
+        kind, partner = np.zeros(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+        for number, values in enumerate(told):
+            kind |= values.astype(np.int64) << number
+        for rows in (np.flatnonzero(kind == one) for one in np.unique(kind)):
+            place = Draws(self.seed, epoch, torch.from_numpy(rows), "partner").below(len(rows))[:, 0]
             partner[rows] = rows[place.numpy()]
         return partner, own
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ..augment.plan import Augmentation
+from ..given_logits import are_logits
 from .batch import Batch
 
 
@@ -28,14 +30,25 @@ class Varying:
     def __call__(self, batch: Batch, epoch: int) -> Batch:
         """The changed batch, which holds what it was made of."""
         epoch = epoch if self.repeated is None else epoch % self.repeated
-        found = self.augmentation(batch.inputs, batch.index, epoch, self.views)
+        found = self._changed(batch.inputs, batch.index, batch.present, epoch)
         other = batch.partner
         if other is not None:  # both changed, each by its own numbers, then mixed, in every modality
-            theirs = self.augmentation(other.inputs, other.index, epoch, self.views)
-            found = {name: _mixture(x, theirs[name], other.own) for name, x in found.items()}
+            theirs = self._changed(other.inputs, other.index, batch.present, epoch)
+            found = {name: _mixture(name, x, theirs[name], other.own) for name, x in found.items()}
         return replace(batch, inputs=found, clean=batch.inputs, view=epoch)
 
+    def _changed(
+        self, inputs: Mapping[str, Tensor], index: Tensor, present: Mapping[str, Tensor], epoch: int
+    ) -> dict[str, Tensor]:
+        found = self.augmentation(inputs, index, epoch, self.views)
+        for name in found.keys() & present.keys():  # what isn't there stays zeros
+            there = present[name].view(-1, *(1,) * (found[name].dim() - 1))
+            found[name] = found[name].masked_fill(~there, 0)
+        return found
 
-def _mixture(x: Tensor, y: Tensor, own: Tensor) -> Tensor:
+
+def _mixture(name: str, x: Tensor, y: Tensor, own: Tensor) -> Tensor:
     own = own.to(x.dtype).view(-1, *(1,) * (x.dim() - 1))
+    if are_logits(name):  # of a teacher that is nothing else: what it says is mixed as labels are
+        return torch.logaddexp(x.log_softmax(dim=1) + own.log(), y.log_softmax(dim=1) + (1 - own).log())
     return x * own + y * (1 - own)
