@@ -150,6 +150,21 @@ def _kd() -> Iterator[Build]:
                 {"BLOCK": 4096, "ALIGN": 8, "ACC": "fp32"}, 4)  # fmt: skip
 
 
+def _bernoulli() -> Iterator[Build]:
+    from .jit import bernoulli
+
+    pointers = {**_KD_POINTERS, "class_weights_ptr": "*fp32"}
+    sizes = {**dict.fromkeys(("B", "N", "M", "C", "student_b", "teacher_n", "teacher_m"), "i32"), "student_c": "one",
+             "teacher_c": "one"}  # fmt: skip
+    for form, (flags, k) in _KD_FORMS.items():
+        for cp in (2**n for n in range(1, bernoulli.LARGEST.bit_length())):
+            r, cp, warps = bernoulli.tiles(cp)
+            yield Build("bernoulli", "bernoulli", f"{form} R={r} C={cp}", {**pointers, **sizes}, {
+                "T": 4.0, "K": k, "R": r, "CP": cp, "ALIGN": math.gcd(cp, 16), **flags,
+                "CLASS_WEIGHTS": flags["LABEL"], "ACC": "fp32",
+            }, warps)  # fmt: skip
+
+
 def _mask() -> Iterator[Build]:
     import torch
 
@@ -208,7 +223,7 @@ def _triton_version() -> str:
 
 def builds() -> list[Build]:
     """Every configuration that a launch can choose, at its most demanding flags."""
-    return [*_route(), *_kd(), *_mask()]
+    return [*_route(), *_kd(), *_bernoulli(), *_mask()]
 
 
 def _kernel(build: Build) -> Any:
