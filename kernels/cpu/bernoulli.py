@@ -41,9 +41,11 @@ class Distil(torch.autograd.Function):
         step = max(1, _BLOCK // max(1, classes), torch.get_num_threads())
         for start in range(0, batch, step):
             at = slice(start, min(start + step, batch))
-            given = [None if x is None else x[at] for x in (weights, label, kd_scale, task_scale)]
-            picked = _teachers(teachers, indices, rows, at)
-            block = _Block(student[at].to(acc), picked, *given, class_weights, *settings[:2], needs, needs_weights)
+            share, known, kd_share, task_share = (
+                None if x is None else x[at] for x in (weights, label, kd_scale, task_scale)
+            )
+            block = _Block(student[at].to(acc), _teachers(teachers, indices, rows, at), share, known, kd_share, task_share,
+                           class_weights, settings[0], settings[1], needs, needs_weights)  # fmt: skip
             if not block.usual:
                 block = block.slowly()
             kd[at] = block.kd
