@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections import Counter
+from typing import Any
 
 from .aot import Build, builds, compiled
 
 # NVIDIA's alone: their texts name each access's width.
 TARGET = "sm_90"
 _ACCESS = re.compile(r"\b(ld|st)\.global([\w.:]*)")
+_TILE = re.compile(r"\btt\.(load|store) .*: (?:tensor<((?:\d+x)+))?!tt\.ptr<[a-z]+(\d+)\w*>")
 
 
 def accesses(ptx: str) -> dict[str, dict[int, int]]:
@@ -31,15 +34,27 @@ def accesses(ptx: str) -> dict[str, dict[int, int]]:
     return {kind: dict(sorted(counts.items())) for kind, counts in found.items()}
 
 
-def share_of(counts: dict[int, int], width: int) -> float:
-    """Part of the bytes that come in accesses of at least `width` bytes."""
-    total = sum(size * number for size, number in counts.items())
-    return sum(size * number for size, number in counts.items() if size >= width) / max(1, total)
+def tile_bytes(ttgir: str) -> dict[str, int]:
+    """Bytes of the tiles that a block loads ("ld") and stores ("st"), each statement of the kernel counted once."""
+    found = {"ld": 0, "st": 0}
+    for kind, shape, bits in _TILE.findall(ttgir):
+        found[{"load": "ld", "store": "st"}[kind]] += math.prod(map(int, shape.split("x")[:-1])) * int(bits) // 8
+    return found
 
 
-def look(build: Build) -> dict[str, dict[int, int]]:
-    """`accesses` of a build."""
-    return accesses(compiled(build, TARGET).asm["ptx"])
+def share_of(counts: dict[int, int], width: int, threads: int, tiles: int) -> float:
+    """Part of a block's bytes that come in accesses of at least `width` bytes.
+
+    The tiles' bytes are the whole, not the accesses': every thread reads a row's own numbers, all from one address, and
+    once for each layout that needs them (Triton 3.8 would rather read a label again than move it to other threads).
+    """
+    return min(1.0, threads * sum(size * number for size, number in counts.items() if size >= width) / max(1, tiles))
+
+
+def look(build: Build) -> dict[str, Any]:
+    """Of a build: `accesses`, its blocks' `threads` and the `tiles`' bytes."""
+    text = compiled(build, TARGET).asm
+    return {**accesses(text["ptx"]), "threads": 32 * build.warps, "tiles": tile_bytes(text["ttgir"])}
 
 
 def main() -> None:

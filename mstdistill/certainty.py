@@ -5,6 +5,8 @@ entropy   : s_m = -H(p_m) / log C
 margin    : s_m = the largest of p_m less the second
 agreement : s_m = mean over the others o of sum_c p_mc p_oc, the chance that they'd say the same
 w_m       = softmax over m of sharpness * s_m
+product   : w_m = 1, the probabilities multiplied: right where teachers see different things of one class
+mixture   = sum over m of w_m z_m / T_m
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ import math
 import torch
 from torch import Tensor
 
-CERTAINTIES = ("entropy", "margin", "agreement")
+CERTAINTIES = ("entropy", "margin", "agreement", "product")
 # Temperatures that calibration chooses from: an eighth to eight, two hundredths of a doubling apart.
 _GRID = 2.0 ** torch.linspace(-3, 3, 301, dtype=torch.float64)
 
 
 def log_weights(logits: Tensor, temperature: Tensor, by: str, sharpness: float) -> Tensor:
-    """[B, M] logarithms of weights that add up to 1 in each instance; dense logits count by the mean over their pixels.
+    """[B, M] logarithms of w_m; they add up to 1 in each instance, except for `product`. Dense logits count by the mean
+    over their pixels.
 
     Args:
         logits: [B, M, C] or [B, M, C, H, W].
@@ -28,6 +31,8 @@ def log_weights(logits: Tensor, temperature: Tensor, by: str, sharpness: float) 
         by: one of `CERTAINTIES`.
         sharpness: 0 for a plain average; the larger, the more the surest teacher counts.
     """
+    if by == "product":
+        return logits.new_zeros(logits.shape[:2])
     if logits.dim() > 3:  # pixels as further columns
         logits = logits.flatten(3)
     level = logits / temperature.to(logits.dtype).view(1, -1, *(1,) * (logits.dim() - 2))

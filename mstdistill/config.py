@@ -150,10 +150,12 @@ class RoutingSettings(Settings):
     """How the mixture picks teachers."""
 
     later: ClassVar[tuple[str, ...]] = ("sharpness", "calibrate")
-    rule: Literal["topk-mean", "topk-weighted", "soft", "random", "fixed", "entropy", "margin", "agreement"] = Field(
+    rule: Literal[
+        "topk-mean", "topk-weighted", "soft", "random", "fixed", "entropy", "margin", "agreement", "product"
+    ] = Field(
         "topk-mean",
-        description="who teaches an instance: the k best, evenly or weighted; all, weighted by the "
-        "router; k drawn; one; all, weighted by how sure they are (entropy, margin) or how far they agree",
+        description="who teaches an instance: the k best, evenly or weighted; all, weighted by the router; k drawn; "
+        "one; all, by how sure they are (entropy, margin), how far they agree, or their probabilities multiplied",
     )
     k: int = Field(1, ge=1, description="teachers per instance")
     signal: Literal["none", "distill", "task", "both"] = Field(
@@ -166,7 +168,9 @@ class RoutingSettings(Settings):
     sharpness: float = Field(
         4.0, ge=0, description="of rules entropy, margin and agreement: 0 averages, more believes the surest more"
     )
-    calibrate: bool = Field(True, description="of these rules: each teacher's temperature from validation first")
+    calibrate: bool = Field(
+        True, description="of rules by what teachers say: each one's temperature from validation first"
+    )
 
 
 class OptimSettings(Settings):

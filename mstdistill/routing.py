@@ -62,7 +62,7 @@ class RoutingRule:
         name: `topk-mean`, the released rule: the plain mean over the k most probable; `topk-weighted`: their mean
             weighted by their renormalised probabilities; `soft`: one mixture of all M teachers' logits, weighted by
             the probabilities; `random`: k teachers drawn per instance and epoch; `fixed`: always teacher `fixed`;
-            `entropy`, `margin`, `agreement`: as `soft`, weighted by what the teachers say; see `certainty`.
+            `entropy`, `margin`, `agreement`, `product`: as `soft`, weighted by what the teachers say; see `certainty`.
         k: teachers per instance.
         signal: what trains the router beside the load balance: "none", "distill" (the distillation loss through
             the weights: `topk-weighted` and `soft`), "task" (how likely the mixture of teachers finds the true class:
@@ -111,9 +111,10 @@ class RoutingRule:
         return self.name == "soft" or self.judges
 
     def judged(self, routing: Routing, teachers: Tensor, temperature: Tensor) -> Routing:
-        """The routing with weights by what the teachers [B, M, C, ...] say, each at its temperature [M]."""
+        """The routing with weights by what the teachers [B, M, C, ...] say; their temperatures [M] are in the weights,
+        which need not add up to 1."""
         found = log_weights(teachers.detach(), temperature, self.name, self.sharpness)
-        return replace(routing, log_probs=found.to(routing.log_probs.dtype))
+        return replace(routing, log_probs=found.to(routing.log_probs.dtype) - temperature.to(found.dtype).log())
 
     def select(
         self, router_logits: Tensor, index: Tensor, epoch: int, weight: Tensor | None = None, balance: str = ""
@@ -133,7 +134,9 @@ class RoutingRule:
         How often it was among the k, over k; where all are mixed, its weight.
         """
         if self.mixes:
-            return (routing.probs.detach() * weight.unsqueeze(1)).sum(dim=0)
+            parts = routing.probs.detach()
+            parts = parts / parts.sum(dim=1, keepdim=True) if self.judges else parts
+            return (parts * weight.unsqueeze(1)).sum(dim=0)
         return routing.counts.to(torch.float64) / routing.indices.shape[1]
 
     def distillation(

@@ -75,6 +75,39 @@ def lines(title: str, series: Mapping[str, Sequence[float]], xlabel: str, ylabel
     return _inline(figure, title)
 
 
+def curve(
+    title: str,
+    series: Mapping[str, Sequence[tuple[float, float, float]]],
+    xlabel: str,
+    ylabel: str,
+    bold: Sequence[str] = (),
+) -> str:
+    """Figures along an axis, each (place, mean, half of its interval); the axis is logarithmic where that spreads them.
+
+    Args:
+        bold: names of the lines that are to be seen first.
+    """  # fmt: skip
+    figure, axes = _figure(5.6, 3.6)
+    places = sorted({place for points in series.values() for place, _, _ in points})
+    for i, (name, points) in enumerate(series.items()):
+        x, means, halves = (np.array(column) for column in zip(*sorted(points), strict=True))
+        strong = not bold or name in bold
+        axes.plot(x, means, label=name, color=SERIES[i % 10], linewidth=2.2 if strong else 1.2, marker="o",
+                  markersize=4 if strong else 2.5)  # fmt: skip
+        if strong:
+            halves = np.nan_to_num(halves)
+            axes.fill_between(x, means - halves, means + halves, color=SERIES[i % 10], alpha=0.15, linewidth=0)
+    if places[0] > 0 and places[-1] > 8 * places[0]:
+        axes.set_xscale("log")
+    axes.set_xticks(places, [f"{place:g}" for place in places])
+    axes.minorticks_off()
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _inline(figure, title)
+
+
 def bars(title: str, values: Mapping[str, float], xlabel: str, errors: Mapping[str, float] | None = None) -> str:
     """Horizontal bars with the figure at their end."""
     figure, axes = _figure(5.6, 0.5 + 0.34 * len(values))
