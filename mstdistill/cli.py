@@ -134,15 +134,16 @@ def evaluate(
     experiment, _ = load_experiment(run, screen)
     student = Student.from_pretrained(run / "student").to(experiment.accelerator.device)
     result = experiment.evaluate(student.module, (experiment.target,), split)
-    figures = {**result.as_dict(), "precision": list(result.metrics.precision), "absent": list(result.metrics.absent)}
+    title, per_class = result.metrics.per_class
+    figures = {**result.as_dict(), title: list(per_class), "absent": list(result.metrics.absent)}
     table = Table(title=f"{run}: distilled student on {split}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in result.as_dict().items():
         table.add_row(name, f"{value:.4f}")
     names = experiment.task.class_names or tuple(str(c) for c in range(experiment.task.num_classes))
-    for name, value in zip(names, result.metrics.precision, strict=False):
-        table.add_row(f"precision of class {name}", f"{value:.4f}")
+    for name, value in zip(names, per_class, strict=False):
+        table.add_row(f"{title.replace('_', ' ')} of class {name}", f"{value:.4f}")
     screen.say(table)
     path = run / f"evaluation-{split}.json"
     write_text(path, json.dumps(figures, indent=1))

@@ -44,8 +44,8 @@ class Distil(torch.autograd.Function):
             share, known, kd_share, task_share = (
                 None if x is None else x[at] for x in (weights, label, kd_scale, task_scale)
             )
-            block = _Block(student[at].to(acc), _teachers(teachers, indices, rows, at), share, known, kd_share, task_share,
-                           class_weights, settings[0], settings[1], needs, needs_weights)  # fmt: skip
+            block = _Block(student[at].to(acc), _teachers(teachers, indices, rows, at), share, known, kd_share,
+                           task_share, class_weights, settings[0], settings[1], needs, needs_weights)  # fmt: skip
             if not block.usual:
                 block = block.slowly()
             kd[at] = block.kd

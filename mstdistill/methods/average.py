@@ -6,6 +6,7 @@ logits:  loss = (1 - alpha) CE + alpha KD(z_s <- mean over m of z_m)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field
@@ -18,12 +19,17 @@ from .baseline import Baseline, Seen
 from .comparison import compare
 from .mst import Outcome
 
+# From a learner's and a reference's logits and the temperature to losses [B].
+Rows = Callable[[Tensor, Tensor, float], Tensor]
 
-def average_kd_rows(student: Tensor, teachers: Tensor, temperature: float, of: str = "losses") -> Tensor:
+
+def average_kd_rows(
+    student: Tensor, teachers: Tensor, temperature: float, of: str = "losses", rows_of: Rows = kd_rows
+) -> Tensor:  # fmt: skip
     """[B] distillation loss from teachers [B, M, C, ...]: the mean of their losses, or of their mean logits."""
     if of == "logits":
-        return kd_rows(student, teachers.mean(dim=1), temperature)
-    rows = [kd_rows(student, one, temperature) for one in teachers.unbind(dim=1)]
+        return rows_of(student, teachers.mean(dim=1), temperature)
+    rows = [rows_of(student, one, temperature) for one in teachers.unbind(dim=1)]
     total = rows[0]
     for row in rows[1:]:
         total = total + row
@@ -42,7 +48,8 @@ class Average(Baseline):
 
     def distillation(self, seen: Seen) -> Tensor:
         assert seen.teachers is not None
-        rows = average_kd_rows(seen.student, seen.teachers, self.temperature, self.options.of)
+        rows = average_kd_rows(seen.student, seen.teachers, self.temperature, self.options.of,
+                               self.experiment.objective.kd_rows)  # fmt: skip
         return seen.batch.mean(rows)
 
 

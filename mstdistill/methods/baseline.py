@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from .. import losses, ranks
+from .. import ranks
 from ..config import Settings
 from ..data.feeding.batch import Batch
 from ..engine.seeding import initialising
@@ -58,6 +58,7 @@ class Baseline:
         name: as the recipe calls it.
         taught_by: "one" (`baseline.teacher` says which), "all" or "nobody".
         not_dense: why it can't run dense tasks; empty: it can.
+        one_class: why it can't run tasks of several classes at once; empty: it can.
         needs_labels: why it needs a label of every instance; empty: it doesn't.
         reads_logits: whether it looks at the teachers' logits.
         teacher_learns: whether the teacher trains with the student in its last stage.
@@ -76,6 +77,7 @@ class Baseline:
     name: ClassVar[str]
     taught_by: ClassVar[str] = "one"
     not_dense: ClassVar[str] = ""
+    one_class: ClassVar[str] = ""
     needs_labels: ClassVar[str] = ""
     reads_logits: ClassVar[bool] = True
     teacher_learns: ClassVar[bool] = False
@@ -87,6 +89,8 @@ class Baseline:
         self.options = options_of(type(self), self.settings.options)
         if self.not_dense and experiment.dense:
             raise ConfigError(f"method {self.name} can't run a dense task: {self.not_dense}")
+        if self.one_class and experiment.task.multilabel:
+            raise ConfigError(f"method {self.name} can't run a multi-label task: {self.one_class}")
         if self.trains_teacher and self.teachers[0].frozen:
             raise ConfigError(f"method {self.name} trains its teacher, and {self.teachers[0].name!r} is frozen")
         if self.needs_labels and experiment.partly_labelled:
@@ -121,7 +125,7 @@ class Baseline:
 
     def objective(self, seen: Seen) -> dict[str, Tensor]:
         """`loss`, which is minimised, and its parts."""
-        task = losses.task(seen.student, seen.batch, self.experiment.task.ignore_index)
+        task = self.experiment.objective.task(seen.student, seen.batch)
         if not self.teachers:
             return {"loss": task}
         distillation, alpha = self.distillation(seen), self.alpha(seen.epoch)

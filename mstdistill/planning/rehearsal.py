@@ -27,7 +27,7 @@ from ..engine.loop import Fit, Stage, Trainer
 from ..engine.optimizer import build_optimizer
 from ..engine.progress import Screen
 from ..errors import MstdistillError
-from ..evaluation import Evaluation
+from ..evaluation import Evaluated, Evaluation, SeveralEvaluation
 from ..experiment import Experiment
 from ..kernels import mask as kernels_mask
 from ..methods import find_method
@@ -119,10 +119,12 @@ class PlannedExperiment(Experiment):
     def result(self, name: str) -> Fit | None:
         return None
 
-    def judge_teachers(self) -> dict[str, Evaluation]:
+    def judge_teachers(self) -> dict[str, Evaluated]:
         return {}
 
-    def evaluate(self, module: nn.Module, view: Sequence[str], split: str) -> Evaluation:
+    def evaluate(self, module: nn.Module, view: Sequence[str], split: str) -> Evaluated:
+        if self.task.multilabel:
+            return SeveralEvaluation(0.0, torch.zeros(2, self.task.num_classes), torch.zeros(2, self.task.num_classes))
         return Evaluation(0.0, torch.eye(self.task.num_classes))
 
     def build_ensemble(self, mask_mode: str) -> Ensemble:

@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .. import losses
 from ..data.feeding.batch import Batch
 from ..experiment import Experiment
 from ..state import load_state
@@ -63,15 +62,15 @@ class Cotrain:
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         logits = module(batch.inputs)
-        temperature, ignore = self.experiment.recipe.temperature, self.experiment.task.ignore_index
+        temperature, objective = self.experiment.recipe.temperature, self.experiment.objective
         parts, pull = {}, self.settings.agreement
         for i, own in enumerate(logits):
             if self.module.frozen[i]:
                 continue
-            loss = losses.task(own, batch, ignore)
+            loss = objective.task(own, batch)
             for j, other in enumerate(logits):
                 if i != j and pull:
-                    kd = losses.kd(own, other, batch, temperature)
+                    kd = objective.kd(own, other, batch, temperature)
                     loss = loss + (kd if pull == 1.0 else pull * kd)
             parts[self.names[i]] = loss
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
@@ -86,9 +85,10 @@ class Cotrain:
             if every or name == "student":
                 result = self.experiment.evaluate(member, view, "validation")
                 record[f"validation/{name}/loss"] = result.loss
-                record[f"validation/{name}/accuracy"] = result.accuracy
-                found.append(result.loss)
-        record["validation/accuracy"] = record["validation/student/accuracy"]
+                record[f"validation/{name}/{result.measure}"] = result.score
+                found.append(result.selection)
+                if name == "student":
+                    record[f"validation/{result.measure}"] = result.score
         if every:
             record["selection"] = sum(found) / len(found)
         return record

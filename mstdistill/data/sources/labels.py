@@ -135,12 +135,13 @@ class _Reading:
         if len(values) < 2:
             return values[0] if values else None
         if any(isinstance(v, str) for v in values):
-            raise _Wrong("several classes in one row (multi-label); one a row is wanted")
+            raise _Wrong("several classes in one row (multi-label); one a row is wanted, or data.multilabel=true")
         hot = [float(v) for v in values]
         if any(v not in (0.0, 1.0) for v in hot):
             raise _Wrong("a list is a class only if it is one-hot, a single 1 among 0s")
         if sum(hot) > 1:
-            raise _Wrong(f"{int(sum(hot))} classes in one row (multi-label); one a row is wanted")
+            raise _Wrong(f"{int(sum(hot))} classes in one row (multi-label); one a row is wanted, or "
+                         "data.multilabel=true")  # fmt: skip
         if self.width is not None and self.width != len(hot):
             raise _Wrong(f"{len(hot)} entries where other rows have {self.width}")
         self.width = len(hot)
