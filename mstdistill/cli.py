@@ -297,6 +297,10 @@ def check(
         typer.Option(help="a column to look at, or modality=column; may be repeated; none: every usable one"),
     ] = None,
     max_broken: Annotated[float, typer.Option(min=0, max=1, help="share of instances that may be unreadable")] = 0.02,
+    multilabel: Annotated[bool, typer.Option(help="an instance may have several classes at once")] = False,
+    label_column: Annotated[
+        list[str] | None, typer.Option(help="multi-label: a column of 0s and 1s, a class; may be repeated")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="write the figures there as JSON")] = None,
 ) -> None:
     """Look a data set over: shapes, ranges, missing and broken values, classes; exit code 2 if it can't be trained on.
@@ -318,7 +322,8 @@ def check(
 
     pairs = [one.partition("=") for one in column or ()]
     columns = {modality: name or modality for modality, _, name in pairs} or None
-    report = look_over(data, label, rows=rows, columns=columns, max_broken=max_broken)
+    report = look_over(data, label, rows=rows, columns=columns, max_broken=max_broken, multilabel=multilabel,
+                       label_columns=label_column)  # fmt: skip
     screen = Screen()
     for part in report_tables(report):
         screen.say(part)

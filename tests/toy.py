@@ -61,7 +61,8 @@ def run(
     return distill(
         student, teachers, extra.pop("train", None) or make_split(count, seed=1),
         extra.pop("validation", None) or make_split(30, seed=2), "m1",
-        test=extra.pop("test", None) or make_split(30, seed=3), out=out, settings=merged(SETTINGS, settings), **{"quiet": True, **extra},
+        test=extra.pop("test", None) or make_split(30, seed=3), out=out,
+        settings=merged(SETTINGS, settings), **{"quiet": True, **extra},
     )  # fmt: skip
 
 

@@ -324,7 +324,9 @@ def _run(subject: Subject, on_cpu: bool, fake: bool) -> list[StageProfile]:
 
 
 def _label_shape(subject: Subject, fake: bool) -> tuple[int, ...]:
-    """() or (H, W), from the student's logits of one instance."""
+    """(), (C,) of several classes at once, or (H, W), from the student's logits of one instance."""
+    if subject.material.task.multilabel:
+        return (subject.material.task.num_classes,)
     student = subject.material.twin(Screen(quiet=True))
     split = PlannedSplit(2, subject.columns, (), 2, not fake)
     view = subject.material.target

@@ -74,6 +74,8 @@ def check(
     columns: Mapping[str, str] | None = None,
     names: Sequence[str] | None = None,
     max_broken: float = 0.02,
+    multilabel: bool = False,
+    label_columns: Sequence[str] | None = None,
 ) -> Report:
     """Look a data set over.
 
@@ -84,20 +86,24 @@ def check(
         columns: of raw data: modality -> column; None: every usable column under its own name.
         names: of the places of a tuple, for data sets in Python.
         max_broken: of raw data: share of instances that may be unreadable, as in `data.max_broken`.
+        multilabel, label_columns: whether an instance may have several classes at once, as in `data`.
 
     Raises:
         DataError: nothing there, or nothing that can be read as data.
     """
     if isinstance(data, (str, Path)):
         settings = DataSettings(dir=str(data), label=label, columns=dict(columns) if columns else None,
-                                max_broken=max_broken)  # fmt: skip
+                                max_broken=max_broken, multilabel=multilabel,
+                                label_columns=list(label_columns) if label_columns else None)  # fmt: skip
         sources: list[Source] = [_located(settings)]
         called = str(data)
     else:
         parts = data if isinstance(data, Mapping) and not hasattr(data, "column_names") else {"data": data}
         if not parts:
             raise DataError("check: no data set was given")
-        sources = [DatasetSplit(part, label, names=names, name=str(name)) for name, part in parts.items()]
+        sources = [
+            DatasetSplit(part, label, names=names, name=str(name), several=multilabel) for name, part in parts.items()
+        ]
         called = "data set"
     return _Looking(sources, called).over(rows)
 
@@ -120,7 +126,8 @@ class _Looking:
         self.sources, self.called = sources, called
         labels = sources[0].labels
         names = labels.names or tuple(map(str, range(labels.count or 0)))
-        self.labels = LabelFindings(names, () if labels.ignore is None else (labels.ignore,), MOST_CLASSES)
+        self.labels = LabelFindings(names, () if labels.ignore is None else (labels.ignore,), MOST_CLASSES,
+                                    labels.kind == "several")  # fmt: skip
         self.columns = {
             name: ColumnFindings(name, modality.kind) for one in sources for name, modality in one.modalities.items()
         }
@@ -160,6 +167,8 @@ class _Looking:
             return
         self.labels.add(split, row.label)
         labelled = not (np.ndim(row.label) == 0 and (row.label is None or int(row.label) == -1))
+        if self.labels.several and labelled:
+            labelled = bool((np.asarray(row.label) >= 0).any())
         troubles = []
         for name, modality in source.modalities.items():
             found = self._decoded(source, name, row.values.get(name), where)

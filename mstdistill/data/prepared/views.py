@@ -46,6 +46,7 @@ class RawSource(Source, Protocol):
         parted: whether the data come with splits of their own.
         streaming: whether rows come one after the other.
         rows: hands out an instance's values; travels to other processes.
+        numbers: split -> labels of its rows.
     """
 
     task: Task
@@ -53,6 +54,7 @@ class RawSource(Source, Protocol):
     parted: bool
     streaming: bool
     rows: Any
+    numbers: dict[str, np.ndarray]
 
     @property
     def kinds(self) -> Mapping[str, str]: ...
@@ -109,9 +111,12 @@ class _Reading:
 
     rows: Any
     views: tuple[View, ...]
+    labels: Mapping[str, np.ndarray] | None = None
 
     def __call__(self, source: tuple[str, int]) -> dict[str, np.ndarray]:
-        row = {}
+        row: dict[str, np.ndarray] = {}
+        if self.labels is not None:
+            row["label"] = self.labels[source[0]][source[1]]
         for view in self.views:
             raw = self.rows.decoded(source, view.modality)
             if view.processing is not None:
@@ -172,14 +177,21 @@ def _prepare(folder: Path, data: RawSource, views: Sequence[View], screen: Watch
     for view in views:
         if view.processing is not None:
             screen.say(f"{view.name}: {view.processing.about()}")
+    several = data.task.multilabel
+    label = {"label": Column((data.task.num_classes,), "int8")} if several else {}
     plan = Plan(
         task=data.task.name,
         version=VERSION,
-        columns={view.name: view.column for view in views},
+        columns={**{view.name: view.column for view in views}, **label},
         items=data.items,
-        read=_Reading(data.rows, tuple(views)),
+        read=_Reading(data.rows, tuple(views), data.numbers if several else None),
         settings={"data": data.fingerprint},
-        card={"title": data.task.title, "classes": list(data.task.class_names), "views": _facts(views)},
+        card={
+            "title": data.task.title,
+            "classes": list(data.task.class_names),
+            "views": _facts(views),
+            **({"multilabel": True} if several else {}),
+        },
     )
     workers = 1 if data.streaming or len(data.items) < _FEW else None
     try:
