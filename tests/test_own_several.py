@@ -79,7 +79,7 @@ def test_columns_of_flags_and_named_classes(tmp_path: Path) -> None:
     ({}, HOT, r"\(multi-label\); one a row is wanted, or data\.multilabel=true"),
     ({"multilabel": True}, ["cat", "dog"], r"train/0|all/0 holds 'cat': data\.multilabel wants lists of classes"),
     ({"multilabel": True}, [["cat"], ["cat"]], "holds 1 different classes; at least two are wanted"),
-    ({"multilabel": True}, [["cat"], [1.5]], "classes are whole numbers or words"),
+    ({"multilabel": True}, [[1.5], [0.25]], "classes are whole numbers or words"),
     ({"label_columns": ["age"]}, HOT, r"column 'age': all/2 holds 2: 0, 1 or nothing is wanted"),
     ({"label_columns": ["agee"]}, HOT, r"no column 'agee' for the classes \(data\.label_columns\)"),
 ])  # fmt: skip
@@ -87,11 +87,6 @@ def test_labels_that_are_none_are_a_line(
     settings: dict[str, Any], label: list[Any], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=words):
-        if label[-1] == [1.5]:  # no table holds these together: a reader might
-            from mstdistill.data.sources.labels import Column
-            from mstdistill.data.sources.several import resolve_lists
-
-            resolve_lists({"all": Column(label)}, "d: column 'label'")
         opened(saved(tmp_path / "d", columns(20, label)), "narrow", columns={"narrow": "narrow"}, **settings)
 
 

@@ -17,6 +17,7 @@ from mstdistill.errors import MstdistillError
 from mstdistill.pipeline import Result
 
 from .conftest import MLP, make_split
+from .several import Several
 
 SETTINGS: dict[str, Any] = {
     "batch_size": 16,
@@ -53,9 +54,13 @@ def networks(dropout: float = 0.0, norm: bool = False, unused: bool = False) -> 
 
 
 def run(
-    out: Path | str, count: int = 80, dropout: float = 0.0, norm: bool = False, unused: bool = False, **settings: Any
-) -> Result:
-    """The three stages and the comparison on `count` toy instances."""
+    out: Path | str, count: int = 80, dropout: float = 0.0, norm: bool = False, unused: bool = False, several: bool = False,
+    **settings: Any,
+) -> Result:  # fmt: skip
+    """The three stages and the comparison on `count` toy instances; `several`: of several classes each."""
+    if several:
+        splits = {"train": Several(count, 1, unknown=0.2), "validation": Several(30, 2), "test": Several(30, 3, 0.1)}
+        settings = {**splits, **merged({"data": {"multilabel": True}}, settings)}
     student, teachers = networks(dropout, norm, unused)
     extra = {key: settings.pop(key) for key in ("observe", "train", "validation", "test", "quiet") if key in settings}
     return distill(
