@@ -54,8 +54,8 @@ def networks(dropout: float = 0.0, norm: bool = False, unused: bool = False) -> 
 
 
 def run(
-    out: Path | str, count: int = 80, dropout: float = 0.0, norm: bool = False, unused: bool = False, several: bool = False,
-    **settings: Any,
+    out: Path | str, count: int = 80, dropout: float = 0.0, norm: bool = False, unused: bool = False,
+    several: bool = False, **settings: Any,
 ) -> Result:  # fmt: skip
     """The three stages and the comparison on `count` toy instances; `several`: of several classes each."""
     if several:
