@@ -266,6 +266,20 @@ class CotrainSettings(OptimSettings):
     select: Literal["last", "best"] = Field("last", description="which epoch's weights go on")
 
 
+class RoundsSettings(OptimSettings):
+    """Self-training between stages 1 and 2."""
+
+    count: int = Field(0, ge=0, description="rounds in which all networks learn from what they say together; 0: none")
+    anew: bool = Field(False, description="networks begin each round with their first weights, not with the last ones")
+    rule: Literal["entropy", "margin", "agreement", "product"] = Field(
+        "product", description="how what they say is put together, as routing.rule; each calibrated on validation"
+    )
+    sharpness: float = Field(4.0, ge=0, description="of rules entropy, margin and agreement; 0 averages")
+    temperature: float | None = Field(None, gt=0, description="of these soft labels; none: the recipe's")
+    weight: float = Field(1.0, ge=0, description="of the soft labels beside the labels")
+    select: Literal["last", "best"] = Field("last", description="which epoch's weights go on")
+
+
 class SpecialiseSettings(OptimSettings):
     """Stage 2."""
 
@@ -284,7 +298,7 @@ class AloneSettings(Settings):
     """The comparison: the student without teachers, with as many epochs in all and the same selection."""
 
     enabled: bool = Field(True, description="train it too, for the final table")
-    epochs: int | None = Field(None, ge=1, description="of the student alone; none: cotrain.epochs + distill.epochs")
+    epochs: int | None = Field(None, ge=1, description="of the student alone; none: as many as its stages have in all")
 
 
 class StepDecay(Settings):
@@ -332,7 +346,7 @@ class RunSettings(Settings):
 class Recipe(Settings):
     """A whole experiment."""
 
-    later: ClassVar[tuple[str, ...]] = ("task_loss",)
+    later: ClassVar[tuple[str, ...]] = ("rounds", "task_loss")
     task: str = Field(description="whose data (see: mstdistill tasks); own: a user's own")
     target: str = Field(description="the modality that the student sees")
     method: str = Field("mst", description="mst: the three stages; or one of the comparison (docs/baselines.md)")
@@ -352,6 +366,7 @@ class Recipe(Settings):
     mask: MaskSettings = MaskSettings()
     routing: RoutingSettings = RoutingSettings()
     cotrain: CotrainSettings = CotrainSettings()
+    rounds: RoundsSettings = RoundsSettings()
     specialise: SpecialiseSettings = SpecialiseSettings()
     distill: DistillSettings = DistillSettings()
     alone: AloneSettings = AloneSettings()
@@ -382,6 +397,11 @@ class Recipe(Settings):
                 f"target {self.target!r}: the recipe has no models for it; {nearest(self.target, self.models)}"
             )
         return self.models[self.target]
+
+    @property
+    def student_epochs(self) -> int:
+        """Of the student in all stages of the method."""
+        return self.cotrain.epochs + self.rounds.count * self.rounds.epochs + self.distill.epochs
 
     def binding(self) -> dict[str, Any]:
         """What a run folder is bound to: everything that changes its numbers."""

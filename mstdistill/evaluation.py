@@ -16,7 +16,7 @@ from torch import Tensor
 from . import ranks
 from .data.feeding.batch import Batch
 from .data.feeding.loader import Loader
-from .kernels.bernoulli_kd import entries
+from .kernels.bernoulli import entries
 from .metrics import (
     Metrics,
     SeveralMetrics,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from . import ranks, trial
 from .binding import bind
+from .calibration import temperatures
 from .config import OptimSettings, Recipe
 from .data.feeding.batch import Batch
 from .data.feeding.loader import Loader
@@ -200,9 +201,10 @@ class Experiment:
         for one in self._networks():
             trial.check_numbers(one, self._first(one.view, rows).inputs, self.accelerator.autocast)
         recipe, mixture = self.recipe, self.recipe.method == "mst"
-        self.try_training(None, [recipe.cotrain, recipe.distill] if mixture else [recipe.distill])
+        rounds = [recipe.rounds] if recipe.rounds.count else []
+        self.try_training(None, [recipe.cotrain, *rounds, recipe.distill] if mixture else [recipe.distill])
         for teacher in [*self.teachers] if mixture else ():
-            self.try_training(teacher, [recipe.cotrain])
+            self.try_training(teacher, [recipe.cotrain, *rounds])
             if teacher.taps and recipe.specialise.epochs:
                 network = Network.teacher(teacher.name, teacher.module, teacher.modalities)
                 trial.check_taps(network, teacher.taps, self._first(teacher.modalities, rows).inputs)
@@ -348,6 +350,23 @@ class Experiment:
             )
         finally:
             module.train(was_training)
+
+    def temperatures(
+        self, logits: Callable[[Batch], Tensor], modalities: Sequence[str], names: Sequence[str]
+    ) -> list[float]:
+        """That calibrate networks on the validation data, see `calibration`; of dense tasks 1, whose pixels would each
+        count by themselves.
+
+        Args:
+            logits: from a batch on the device, with these modalities, to [B, M, C].
+        """
+        if self.dense:
+            return [1.0] * len(names)
+        found = temperatures(logits, self.loader("validation", modalities), self.accelerator.device,
+                             self.accelerator.autocast)  # fmt: skip
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, found, strict=True))
+        self.screen.say(f"temperatures by validation: {shown}")
+        return found
 
     def build_ensemble(self, mask_mode: str) -> Ensemble:
         """The specialised teachers with newly initialised masks, on the device."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import losses
 from .data.feeding.batch import Batch
 from .kernels import bernoulli_kd_rows, kd_rows
-from .kernels.bernoulli_kd import entries
+from .kernels.bernoulli import entries
 
 
 @dataclass(frozen=True)

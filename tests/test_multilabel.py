@@ -82,7 +82,8 @@ def test_figures_are_scikit_learn_s() -> None:
 def test_every_rule_routes_several_classes(rule: str, tmp_path: Path) -> None:
     found = run(tmp_path, routing={"rule": rule, "signal": "task"}, train=Several(60, 1, 0.1, bare=0.4),
                 data={"unlabelled": "learn", "labelled_share": 0.5}, task_loss={"class_weights": "balanced"},
-                distill={"epochs": 1}, alone={"enabled": False}, specialise={"task": 0.5})  # fmt: skip
+                distill={"epochs": 1}, alone={"enabled": False}, specialise={"task": 0.5},
+                rounds={"count": 1})  # fmt: skip
     assert found.summary["labelled"]["labelled"] < 60
     assert np.isfinite(found.summary["networks"][-1]["test"]["loss"])
 

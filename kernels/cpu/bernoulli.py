@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..bernoulli_kd import counts, divergence, entries
+from ..bernoulli import counts, divergence, entries
 from ..launch import truth
 
 # Numbers of a block: 128 kB of float32, of which a dozen are under way.

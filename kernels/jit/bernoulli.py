@@ -37,7 +37,7 @@ def sigma(x):
 
 @triton.jit
 def bernoulli_divergence(teacher, student):
-    """KL of two Bernoulli distributions by their logits; see `bernoulli_kd.divergence`."""
+    """KL of two Bernoulli distributions by their logits; see `kernels/bernoulli.py`."""
     a = -tl.abs(teacher)
     b = tl.where(teacher > 0, -student, student)
     p = sigma(a)

@@ -18,6 +18,7 @@ from ..evaluation import Evaluation, evaluate
 from ..experiment import Experiment
 from ..pipeline import load_experiment
 from ..routing import DenseRouter, Router
+from ..stages import rounds
 from ..state import load_state
 from ..student import Student
 from ..teachers.ensemble import Ensemble
@@ -79,7 +80,7 @@ def _specialised(experiment: Experiment) -> Ensemble:
 def _networks(experiment: Experiment, folder: Path, student: nn.Module) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
     """The networks of the final table whose weights the run has kept; teachers hold theirs afterwards."""
     found: dict[str, tuple[nn.Module, tuple[str, ...]]] = {}
-    cotrained = experiment.result("cotrain")
+    cotrained = rounds.latest(experiment)
     for number, teacher in enumerate(experiment.teachers):
         alone = experiment.result(f"teacher-{teacher.name}")
         if cotrained is not None:

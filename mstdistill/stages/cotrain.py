@@ -5,7 +5,7 @@ loss = sum over x of [ CE(z_x, y) + agreement * sum over the others o of KD(z_x 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -77,21 +77,24 @@ class Cotrain:
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
         """Everyone's validation figures where the best epoch is wanted, else the student's (the cheapest)."""
-        record: dict[str, Any] = {}
-        every = self.settings.select == "best"
-        found = []
-        members = cast(Cohort, module).members
-        for name, member, view in zip(self.names, members, self.module.views, strict=True):
-            if every or name == "student":
-                result = self.experiment.evaluate(member, view, "validation")
-                record[f"validation/{name}/loss"] = result.loss
-                record[f"validation/{name}/{result.measure}"] = result.score
-                found.append(result.selection)
-                if name == "student":
-                    record[f"validation/{result.measure}"] = result.score
-        if every:
-            record["selection"] = sum(found) / len(found)
-        return record
+        return judged(self.experiment, cast(Cohort, module), self.names, self.settings.select == "best")
+
+
+def judged(experiment: Experiment, cohort: Cohort, names: Sequence[str], every: bool) -> dict[str, Any]:
+    """A cohort's validation figures: everyone's, with the mean to select by, or the student's alone."""
+    record: dict[str, Any] = {}
+    found = []
+    for name, member, view in zip(names, cohort.members, cohort.views, strict=True):
+        if every or name == "student":
+            result = experiment.evaluate(member, view, "validation")
+            record[f"validation/{name}/loss"] = result.loss
+            record[f"validation/{name}/{result.measure}"] = result.score
+            found.append(result.selection)
+            if name == "student":
+                record[f"validation/{result.measure}"] = result.score
+    if every:
+        record["selection"] = sum(found) / len(found)
+    return record
 
 
 def run(experiment: Experiment) -> None:

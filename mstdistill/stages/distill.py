@@ -14,8 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .. import losses, ranks
-from ..certainty import calibrated, calibration_losses
+from .. import losses
 from ..config import Decay
 from ..data.feeding.batch import Batch
 from ..engine.seeding import initialising, named_seed
@@ -78,23 +77,13 @@ class Distill:
         self.teachers = self._teacher_logits(ensemble)
         self.temperature = self._calibrate(ensemble) if self.rule.judges else None
 
-    @torch.no_grad()
     def _calibrate(self, ensemble: Ensemble) -> Tensor:
-        """[M] the temperatures at which the teachers' validation losses are least; 1 where the recipe wants none."""
-        experiment, count = self.experiment, len(ensemble.members)
-        device = experiment.accelerator.device
-        if not experiment.recipe.routing.calibrate or experiment.dense:
-            return torch.ones(count, device=device)
-        sums = torch.zeros((), device=device)
-        for batch in experiment.loader("validation", ensemble.modalities).epoch():
-            batch = batch.to(device)
-            with experiment.accelerator.autocast():
-                logits = ensemble(batch.inputs)
-            sums = sums + calibration_losses(logits, batch.label, batch.weight)
-        found = calibrated(ranks.total(sums))
-        experiment.screen.say("calibrated on validation: " + ", ".join(
-            f"{name} at T={value:.2f}" for name, value in zip(self.names, found.tolist(), strict=True)))  # fmt: skip
-        return found
+        """[M] the teachers' temperatures; 1 where the recipe wants none."""
+        experiment = self.experiment
+        found = [1.0] * len(ensemble.members)
+        if experiment.recipe.routing.calibrate:
+            found = experiment.temperatures(lambda batch: ensemble(batch.inputs), ensemble.modalities, ensemble.names)
+        return torch.tensor(found, dtype=torch.float64, device=experiment.accelerator.device)
 
     def _teacher_logits(self, ensemble: Ensemble) -> LogitSource:
         experiment = self.experiment

@@ -195,7 +195,7 @@ def plan(suite: Suite) -> Grid:
                     cell = _cell(suite, task, target, method, seed, code, data)
                     if owner.setdefault((cell.task, target), task) is not task:
                         raise ConfigError(
-                            f"suite {suite.name}: two of its tasks are called {cell.task!r}; give each a name of its own"
+                            f"suite {suite.name}: two of its tasks are called {cell.task!r}; give each a name"
                         )
                     grid.cells.append(cell)
     return grid
