@@ -13,6 +13,7 @@ a mean over those of a batch. Gradients need nothing of a row but itself:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from .bernoulli import divergence, entries
 from .launch import plain_cpu, use_triton, wide
-from .routed_kd import Distilled, check_arguments
+from .routed_kd import Distilled, check_arguments, filled
 
 
 def bernoulli_kd_reference(learner: Tensor, reference: Tensor, temperature: float) -> Tensor:
@@ -77,6 +78,7 @@ def bernoulli_distillation(
     kd_scale: Tensor | None = None,
     task_scale: Tensor | None = None,
     class_weights: Tensor | None = None,
+    gaps: bool = False,
 ) -> Distilled:
     """Bernoulli KD to chosen teachers and binary cross entropy with the labels; on a GPU loss and gradient in one
     launch.
@@ -91,6 +93,14 @@ def bernoulli_distillation(
     Raises:
         ValueError: shapes, dtypes, devices, T or indices that don't fit.
     """
+    if gaps and mixture and weights is not None:
+        some = (weights.detach() > 0).any(dim=1)
+        kd_scale = some.to(weights.dtype) if kd_scale is None else torch.where(some, kd_scale, 0.0)
+        found = bernoulli_distillation(student, teachers, indices, weights, label, rows, temperature, mixture, kd_scale,
+                                       task_scale, class_weights)  # fmt: skip
+        return replace(found, kd=torch.where(some, found.kd, 0.0))
+    if gaps and indices is not None and indices.dim() == 2:
+        indices, weights = filled(indices, weights, student.dtype)
     _check(student, teachers, indices, weights, label, rows, temperature, mixture, kd_scale, task_scale, class_weights)
     given: tuple[Any, ...] = (student, teachers.detach(), indices, weights, label, rows, float(temperature), mixture,
                               kd_scale, task_scale, class_weights)  # fmt: skip

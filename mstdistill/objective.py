@@ -44,12 +44,14 @@ class Objective:
         """Whether distillation's kernels have the task's loss in them."""
         return not self.smoothing
 
-    def task(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The task's loss averaged over what is labelled in the global batch."""
+    def task(self, logits: Tensor, batch: Batch, seen: Tensor | None = None) -> Tensor:
+        """The task's loss averaged over what is labelled in the global batch; an instance that isn't `seen` [B] adds
+        nothing."""
         if not self.several and self.class_weights is None and not self.smoothing:
-            return losses.task(logits, batch, self.ignore)
+            return losses.task(logits, batch, self.ignore, seen)
         rows = self.sums(logits, batch.label)
-        return (rows * self.scale(batch, rows.dtype, logits.dim() > 2)).sum()
+        scaled = rows * self.scale(batch, rows.dtype, logits.dim() > 2)
+        return (scaled if seen is None else scaled * seen).sum()
 
     def sums(self, logits: Tensor, label: Tensor) -> Tensor:
         """[B] the task's losses, summed over an instance's labelled pixels or known classes; weights and all."""
@@ -89,9 +91,12 @@ class Objective:
         """[B] KD(learner <- reference); for several classes the mean over them."""
         return (bernoulli_kd_rows if self.several else kd_rows)(learner, reference, temperature)
 
-    def kd(self, learner: Tensor, reference: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """`kd_rows` averaged over the global batch."""
-        return batch.mean(self.kd_rows(learner, reference, temperature))
+    def kd(
+        self, learner: Tensor, reference: Tensor, batch: Batch, temperature: float, seen: Tensor | None = None
+    ) -> Tensor:
+        """`kd_rows` averaged over the global batch; an instance that isn't `seen` [B] by both adds nothing."""
+        rows = self.kd_rows(learner, reference, temperature)
+        return batch.mean(rows if seen is None else rows * seen)
 
     def moved(self, device: torch.device) -> Objective:
         """The same on a device."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -24,9 +25,21 @@ Rows = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def average_kd_rows(
-    student: Tensor, teachers: Tensor, temperature: float, of: str = "losses", rows_of: Rows = kd_rows
-) -> Tensor:  # fmt: skip
-    """[B] distillation loss from teachers [B, M, C, ...]: the mean of their losses, or of their mean logits."""
+    student: Tensor,
+    teachers: Tensor,
+    temperature: float,
+    of: str = "losses",
+    taught: Tensor | None = None,
+    rows_of: Rows = kd_rows,
+) -> Tensor:
+    """[B] distillation loss from teachers [B, M, C, ...]: the mean of their losses, or of their mean logits; with
+    `taught` [B, M] of those that see an instance."""
+    if taught is not None:
+        share = taught.to(teachers.dtype) / taught.sum(dim=1, keepdim=True).clamp(min=1)
+        if of == "logits":
+            return rows_of(student, torch.einsum("bm,bm...->b...", share, teachers), temperature)
+        every = torch.stack([rows_of(student, one, temperature) for one in teachers.unbind(dim=1)], dim=1)
+        return (every * share).sum(dim=1)
     if of == "logits":
         return rows_of(student, teachers.mean(dim=1), temperature)
     rows = [rows_of(student, one, temperature) for one in teachers.unbind(dim=1)]
@@ -48,7 +61,7 @@ class Average(Baseline):
 
     def distillation(self, seen: Seen) -> Tensor:
         assert seen.teachers is not None
-        rows = average_kd_rows(seen.student, seen.teachers, self.temperature, self.options.of,
+        rows = average_kd_rows(seen.student, seen.teachers, self.temperature, self.options.of, seen.taught,
                                self.experiment.objective.kd_rows)  # fmt: skip
         return seen.batch.mean(rows)
 

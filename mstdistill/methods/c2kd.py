@@ -143,6 +143,7 @@ class C2kd(Baseline):
 
     name = "c2kd"
     one_class = "it looks for the one true class of an instance"
+    needs_all_seen = "teacher and student teach each other"
     teacher_learns = trains_teacher = True
     options: Options
 

@@ -113,14 +113,18 @@ class PlannedExperiment(Experiment):
     def _compile(self) -> None:
         """Compiled code computes the same; how much faster isn't known."""
 
-    def compiled(self, module: nn.Module) -> nn.Module:
+    def compiled(self, module: nn.Module, name: str = "student") -> nn.Module:
         return module
 
     def result(self, name: str) -> Fit | None:
         return None
 
     def temperatures(
-        self, logits: Callable[[Batch], Tensor], modalities: Sequence[str], names: Sequence[str]
+        self,
+        logits: Callable[[Batch], Tensor],
+        modalities: Sequence[str],
+        names: Sequence[str],
+        seen: Callable[[Batch], Tensor | None] = lambda batch: None,
     ) -> list[float]:
         return [1.0] * len(names)
 

@@ -32,6 +32,7 @@ def launch(processes: int, out: Path, *settings: str) -> subprocess.CompletedPro
     (2, ("data.labelled=0.1",)),  # steps without a label among them
     (2, ("data.labelled=0.3", "data.labelled_share=0.4", "accumulate=2", "routing.rule=soft", "routing.signal=task",
          "specialise.task=0.5")),
+    (2, ("lacking=true", "hiding=0.4", "routing.k=2", "data.labelled=0.5")),
     (2, ("data.sampler=balanced", "task_loss.label_smoothing=0.1")),
     (2, ("data.labelled=0.3", "data.sampler=balanced", "task_loss.class_weights=balanced")),
     (2, ("several=true", "routing.rule=entropy", "routing.signal=task", "specialise.task=0.5",

@@ -1,4 +1,4 @@
-"""Kernels that wait for memory read and write 16 bytes an instruction where sizes are multiples."""
+"""Kernels that wait for memory read and write 16 bytes an instruction where sizes are multiples: in the disassembly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from mstdistill.kernels.launch import interpreted
-from mstdistill.kernels.loads import accesses, share_of, tile_bytes
+from mstdistill.kernels.loads import accesses, instructions, share_of, tile_bytes
 from mstdistill.kernels.routed_kd import distillation_loss, distillation_loss_reference
 from mstdistill.kernels.router import route, route_reference
 
@@ -57,8 +57,17 @@ def test_what_is_no_multiple_reads_narrow(found: dict[str, dict[str, Any]]) -> N
 
 
 def test_accesses_are_read_from_the_text() -> None:
-    text = "@%p1 ld.global.v4.b32 { %r1 }, [ %rd1 + 0 ];\nld.global.L1::evict_last.b16 { %rs1 };\nst.global.b64"
-    assert accesses(text) == {"ld": {2: 1, 16: 1}, "st": {8: 1}}
+    text = """
+        /*0240*/              @!P0 LDG.E.128 R4, [R2.64] ;
+        /*0250*/                   LDG.E.U16.CONSTANT R8, desc[UR4][R2.64] ;
+        /*0260*/              @P1  LDGSTS.E.BYPASS.128 [R9], [R2.64] ;
+        /*0270*/                   LDGDEPBAR ;
+        /*0280*/                   STG.E.64 [R2.64], R4 ;
+        /*0290*/                   STG.E [R2.64], R4 ;
+        /*02a0*/                   NOP;
+"""
+    assert accesses(text) == {"ld": {2: 1, 16: 2}, "st": {4: 1, 8: 1}}
+    assert len(instructions(text)) == 6
     ttgir = """%x = tt.load %p, %m, %c : tensor<1x1024x!tt.ptr<bf16>, #blocked> loc(#loc1)
     %f = tt.load %q : !tt.ptr<i64> loc(#loc2)
     tt.store %p, %y, %m : tensor<1x1024x!tt.ptr<f32>, #blocked> loc(#loc3)"""

@@ -57,8 +57,8 @@ SEVERAL = (learns(2, 4), draw(2, 3, 4), None, INDICES, learns(2, 2), torch.tenso
            None, None, 2.0, False, draw(2, 4).abs(), True, True, False)  # fmt: skip
 PACKED = learns(2, 5, 2 * 2 * 16 + 8)
 CALLS: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "route": (router.route, (learns(5, 3), torch.ones(5, device=DEVICE), 2, "KL")),
-    "route, plain": (router.route, (learns(5, 3), None, 1, "")),
+    "route": (router.route, (learns(5, 3), torch.ones(5, device=DEVICE), None, 2, "KL")),
+    "route, plain": (router.route, (learns(5, 3), None, None, 1, "")),
     "distil": (kd.distil, ROUTED),
     "distil, mixture": (kd.distil, MIXED),
     "distil, dense pair": (kd.distil, DENSE),
