@@ -32,6 +32,7 @@ from .engine.progress import Screen
 from .engine.run_lock import LOCK, run_lock
 from .engine.stopping import resume_with
 from .errors import ConfigError, DataError, Interrupted, LostProcess, MstdistillError, first_line
+from .evaluation import Evaluation
 from .experiment import LARGE_MASK, Experiment
 from .files import write_text
 from .material import Material
@@ -155,7 +156,7 @@ def distill(
                 data, label, names=names, wanted=wanted, name=name, class_names=class_names, ignore=ignore_index,
                 dtype=torch.float64 if double else torch.float32,
                 unlabelled=name == "train" and recipe.data.unlabelled == "learn",
-                missing=recipe.data.missing == "allow",
+                missing=recipe.data.missing == "allow", several=recipe.data.multilabel,
             )  # fmt: skip
     for note in dict.fromkeys(note for split in splits.values() for note in getattr(split, "notes", ())):
         screen.say(note)
@@ -164,7 +165,8 @@ def distill(
         accelerator = start(recipe.precision, run.trackers, Path(out), recipe.tf32, run.timeout_seconds)
         with run_lock(Path(out), accelerator.device):
             classes = _count_classes(student, teachers, splits["train"], target, recipe, len(class_names))
-            task = Task("custom", "a user's own data", {}, classes, None, tuple(class_names), ignore_index)
+            task = Task("custom", "a user's own data", {}, classes, None, tuple(class_names), ignore_index,
+                        multilabel=recipe.data.multilabel)  # fmt: skip
             return _run(recipe, task, splits, student, teachers, Path(out), accelerator, screen, observe, None)
 
 
@@ -312,7 +314,9 @@ def _summary(
     rows += [(f"teacher {t.name}", t.kind(experiment.target), t.module, t.modalities) for t in experiment.teachers]
     if outcome.finished:
         rows.append(("distilled student", "student", experiment.student, target))
-    figures, matrices, seconds = [], {}, 0.0
+    figures, seconds = [], 0.0
+    matrices: dict[str, Any] = {}
+    precisions: dict[str, Any] = {}
     for name, kind, module, view in rows:
         entry: dict[str, Any] = {"name": name, "kind": kind, "sees": [modality_of(one) for one in view]}
         for split in ("validation", "test"):
@@ -321,7 +325,10 @@ def _summary(
                 before = time.monotonic()
                 found = experiment.evaluate(module, view, split)
                 if split == page_split(experiment):
-                    matrices[name] = found.matrix
+                    if isinstance(found, Evaluation):
+                        matrices[name] = found.matrix
+                    else:
+                        precisions[name] = list(found.metrics.per_class[1])
                     seconds += (time.monotonic() - before) * experiment.accelerator.num_processes
                 entry[split] = found.as_dict()
         figures.append(entry)
@@ -342,7 +349,7 @@ def _summary(
         "seconds": round(time.monotonic() - started, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-    return summary, Known(matrices, seconds)
+    return summary, Known(matrices, seconds, precisions)
 
 
 def _labelled(experiment: Experiment) -> dict[str, Any]:

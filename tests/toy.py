@@ -21,6 +21,7 @@ from mstdistill.errors import MstdistillError
 from mstdistill.pipeline import Result
 
 from .conftest import MLP, make_split
+from .several import Several
 
 SETTINGS: dict[str, Any] = {
     "batch_size": 16,
@@ -89,19 +90,23 @@ def gappy(count: int = 80, seed: int = 1, fill: float = 0.0) -> Gappy:
 
 def run(
     out: Path | str, count: int = 80, dropout: float = 0.0, norm: bool = False, unused: bool = False,
-    lacking: bool = False, hiding: float = 0.0, **settings: Any,
+    lacking: bool = False, hiding: float = 0.0, several: bool = False, **settings: Any,
 ) -> Result:  # fmt: skip
     """The three stages and the comparison on `count` toy instances; `lacking` some modalities, of which the first
-    teacher needs not all."""
+    teacher needs not all; `several`: of several classes each."""
+    if several:
+        splits = {"train": Several(count, 1, unknown=0.2), "validation": Several(30, 2), "test": Several(30, 3, 0.1)}
+        settings = {**splits, **merged({"data": {"multilabel": True}}, settings)}
     student, teachers = networks(dropout, norm, unused)
     if lacking:
         teachers[0].missing, teachers[0].modality_dropout = "zero", hiding
         settings.setdefault("train", gappy(count))
-    extra = {key: settings.pop(key) for key in ("observe", "train", "validation", "quiet") if key in settings}
+    extra = {key: settings.pop(key) for key in ("observe", "train", "validation", "test", "quiet") if key in settings}
     return distill(
         student, teachers, extra.pop("train", None) or make_split(count, seed=1),
         extra.pop("validation", None) or make_split(30, seed=2), "m1",
-        test=make_split(30, seed=3), out=out, settings=merged(SETTINGS, settings), **{"quiet": True, **extra},
+        test=extra.pop("test", None) or make_split(30, seed=3), out=out,
+        settings=merged(SETTINGS, settings), **{"quiet": True, **extra},
     )  # fmt: skip
 
 

@@ -51,7 +51,8 @@ class Agreement:
             return
         self.difference = max(self.difference, float((got - want).abs().max()))
         self.largest = max(self.largest, float(want.abs().max()))
-        ours, theirs = want.argmax(1), got.argmax(1)
+        several = label is not None and label.dim() == 2  # classes, each a yes or no of its own
+        ours, theirs = (want > 0, got > 0) if several else (want.argmax(1), got.argmax(1))
         self.predictions += ours.numel()
         self.equal += int((ours == theirs).sum())
         if label is not None:

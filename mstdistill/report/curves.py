@@ -29,7 +29,11 @@ def add_curves(page: Page, histories: Histories, numbers: bool = True) -> None:
     page.heading("Learning")
     with page.side_by_side():
         for stage, history in histories.items():
-            for title, ending in (("loss", "loss"), ("validation accuracy", "accuracy")):
+            for title, ending in (
+                ("loss", "loss"),
+                ("validation accuracy", "accuracy"),
+                ("validation mAP", "map_macro"),
+            ):
                 series = _series(history, ending)
                 if series and len(history) > 1:
                     rows = [[str(i), *values] for i, values in enumerate(zip(*series.values(), strict=True))]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..data.view import modality_of
 from ..errors import first_line
-from ..evaluation import evaluate
+from ..evaluation import Evaluated, Evaluation, evaluate
 from ..experiment import Experiment
 from ..sight import sight
 from ..stages import rounds
@@ -47,8 +47,9 @@ def run_figures(
     folder, split = experiment.folder, page_split(experiment)
     networks = _networks(experiment, student, with_alone=known is None)
     started = time.monotonic()
-    confusion = ({name: _whole(matrix) for name, matrix in known.matrices.items()} if known else
-                 {name: _confusion(experiment, *network, split) for name, network in networks.items()})  # fmt: skip
+    per_class = ({"confusion": {name: _whole(matrix) for name, matrix in known.matrices.items()},
+                  "average_precision": dict(known.precisions)} if known else
+                 _per_class(experiment, networks, split))  # fmt: skip
     once = known.seconds if known else time.monotonic() - started
     summary = json.loads((folder / "summary.json").read_text())
     found: dict[str, Any] = {
@@ -57,7 +58,7 @@ def run_figures(
         "classes": list(experiment.task.class_names) or [str(i) for i in range(experiment.task.num_classes)],
         "split": split,
         "dense": experiment.dense,
-        "confusion": confusion,
+        **{what: figures for what, figures in per_class.items() if figures or what == "confusion"},
         "config": (folder / "config.yaml").read_text(),
         "left_out": [],
     }
@@ -126,12 +127,26 @@ def _networks(
     return found
 
 
-def _confusion(experiment: Experiment, module: nn.Module, view: tuple[str, ...], split: str) -> list[list[int]]:
-    result = evaluate(
+def _per_class(
+    experiment: Experiment, networks: Mapping[str, tuple[nn.Module, tuple[str, ...]]], split: str
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """By network, its confusion matrix, or of several classes at once each class's average precision."""
+    confusion: dict[str, Any] = {}
+    precision: dict[str, Any] = {}
+    for name, (module, view) in networks.items():
+        result = _judged(experiment, module, view, split)
+        if isinstance(result, Evaluation):
+            confusion[name] = _whole(result.matrix)
+        else:
+            precision[name] = list(result.metrics.per_class[1])
+    return {"confusion": confusion, "average_precision": precision}
+
+
+def _judged(experiment: Experiment, module: nn.Module, view: tuple[str, ...], split: str) -> Evaluated:
+    return evaluate(
         lambda batch: call(freeze(module), batch.inputs, view), experiment.loader(split, view),
         experiment.accelerator.device, sees=sight(experiment.teachers, module, view),
     )  # fmt: skip
-    return _whole(result.matrix)
 
 
 def _whole(matrix: Tensor) -> list[list[int]]:

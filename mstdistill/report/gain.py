@@ -38,17 +38,20 @@ def gain(summary: Mapping[str, Any], split: str, count: int | None) -> dict[str,
         count: instances of the split that count; None: they are no independent ones (pixels).
 
     Returns:
-        For JSON: `accuracy` by network, `interval` by network where there are any, and of the student's gain
-        `difference` and `interval_of_difference`, None where nothing is known.
+        For JSON: `accuracy` (of several classes at once `map_macro`) by network,
+        `interval` by network where there are any, and of the student's gain `difference` and
+        `interval_of_difference`, None where nothing is known.
     """
-    accuracy = {entry["name"]: float(entry[split]["accuracy"]) for entry in summary["networks"] if split in entry}
+    entries = [entry for entry in summary["networks"] if split in entry]
+    measure = "accuracy" if all("accuracy" in entry[split] for entry in entries) else "map_macro"
+    accuracy = {entry["name"]: float(entry[split][measure]) for entry in entries}
     accuracy = {name: accuracy[name] for name in (DISTILLED, ALONE) if name in accuracy} | accuracy  # what is compared
     distilled, alone = accuracy.get(DISTILLED), accuracy.get(ALONE)
     compared = distilled is not None and alone is not None
     return {
         "split": split,
         "instances": count,
-        "accuracy": accuracy,
+        measure: accuracy,
         "interval": {name: wilson(share, count) for name, share in accuracy.items()} if count else {},
         "difference": distilled - alone if compared else None,  # type: ignore[operator]
         "interval_of_difference": newcombe(distilled, alone, count) if compared and count else None,  # type: ignore[arg-type]
@@ -62,6 +65,8 @@ def sentences(found: Mapping[str, Any], target: str) -> tuple[str, str]:
         found: of `gain`.
         target: what the student sees.
     """
+    if "map_macro" in found:
+        return _several(found, target)
     split, count, accuracy = found["split"], found["instances"], found["accuracy"]
     said = f"Distilled, the {target} student has {100 * accuracy[DISTILLED]:.1f} % {split} accuracy"
     if found["difference"] is not None:
@@ -82,6 +87,18 @@ def sentences(found: Mapping[str, Any], target: str) -> tuple[str, str]:
         )
     else:
         how = f"Wilson's interval of a share, on {count:,} {split} instances taken as independent."
+    if split != "test":
+        how += " The epochs were selected on this very split, which flatters."
+    return f"{said}.", f"{how} One seed: what another one would give is not in it."
+
+
+def _several(found: Mapping[str, Any], target: str) -> tuple[str, str]:
+    """As `sentences`, of several classes at once."""
+    split, scores = found["split"], found["map_macro"]
+    said = f"Distilled, the {target} student has a mean average precision of {scores[DISTILLED]:.3f} on {split}"
+    if found["difference"] is not None:
+        said += f", alone {scores[ALONE]:.3f}: {found['difference']:+.3f}"
+    how = "No interval: average precision is no share of independent instances."
     if split != "test":
         how += " The epochs were selected on this very split, which flatters."
     return f"{said}.", f"{how} One seed: what another one would give is not in it."

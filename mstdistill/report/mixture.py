@@ -33,13 +33,13 @@ def routed(experiment: Experiment, student: nn.Module, members: int, split: str)
         batch = batch.to(device)
         logits = call(student, batch.inputs, view)
         probabilities.append(router(logits.to(next(router.parameters()).dtype)).softmax(dim=1).cpu())
-        labels.append(batch.label.cpu() if batch.label.dim() == 1 else batch.label.flatten(1).mode(dim=1).values.cpu())
+        labels.append(batch.label.cpu() if batch.label.dim() < 3 else batch.label.flatten(1).mode(dim=1).values.cpu())
     p, label = torch.cat(probabilities), torch.cat(labels)
     entropy = -(p * p.clamp(min=1e-12).log()).sum(dim=1) / math.log(max(p.shape[1], 2))
     per_class = {
-        str(c): p[label == c].mean(dim=0).tolist()
+        str(c): p[has].mean(dim=0).tolist()
         for c in range(experiment.task.num_classes)
-        if bool((label == c).any())
+        if bool((has := label[:, c] == 1 if label.dim() == 2 else label == c).any())
     }
     return {"mean": p.mean(dim=0).tolist(), "per_class": per_class,
             "entropy": torch.histc(entropy.float(), 20, 0.0, 1.0).tolist(), "instances": len(p)}  # fmt: skip
@@ -54,8 +54,9 @@ def taught(experiment: Experiment, student: nn.Module, ensemble: Ensemble, split
     spread: dict[str, list[Tensor]] = {}
     for batch in experiment.loader(split, views).rows(0, min(LOOKED_AT, len(experiment.splits[split]))):
         batch = batch.to(experiment.accelerator.device)
-        said = call(student, batch.inputs, (experiment.target,)).argmax(dim=1)
-        theirs = ensemble(batch.inputs).argmax(dim=2)
+        said, theirs = call(student, batch.inputs, (experiment.target,)), ensemble(batch.inputs)
+        several = experiment.task.multilabel  # of each class yes or no
+        said, theirs = (said > 0, theirs > 0) if several else (said.argmax(dim=1), theirs.argmax(dim=2))
         alike = (theirs == said.unsqueeze(1)).float()
         same.append((alike.flatten(2).mean(dim=2) if alike.dim() > 2 else alike).cpu())
         teachers_same.append(_pairs(theirs.cpu()))

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..experiment import Experiment
 from ..files import write_text
-from ..tables import COLUMNS, SHOWN
+from ..tables import SHOWN, columns_of
 from . import charts
 from .attention import Gallery
 from .budget import Budget
@@ -71,13 +71,15 @@ def _left_out(page: Page, found: Mapping[str, Any], experiment: Experiment) -> N
 
 def _gained(page: Page, found: dict[str, Any]) -> None:
     """The first screen; its figures go to the others."""
-    count = None if found["dense"] else sum(map(sum, found["confusion"][DISTILLED]))
+    shares = not found["dense"] and found["confusion"]  # of independent instances
+    count = sum(map(sum, found["confusion"][DISTILLED])) if shares else None
     found["gain"] = gain(found["summary"], found["split"], count)
     page.lead(*sentences(found["gain"], found["summary"]["target"]))
-    accuracy, intervals = found["gain"]["accuracy"], found["gain"]["interval"]
-    name = f"Accuracy on {found['split']}"
+    measure, title = columns_of(found["summary"])[0]
+    accuracy, intervals = found["gain"][measure], found["gain"]["interval"]
+    name = f"{title if measure != 'accuracy' else title.capitalize()} on {found['split']}"
     if not intervals:
-        page.figure(name, charts.bars(name, accuracy, "accuracy"), ["network", "accuracy"], list(accuracy.items()))
+        page.figure(name, charts.bars(name, accuracy, title), ["network", title], list(accuracy.items()))
         return
     halves = {one: (accuracy[one] - low, high - accuracy[one]) for one, (low, high) in intervals.items()}
     rows = [[one, share, *intervals[one]] for one, share in accuracy.items()]
@@ -88,9 +90,10 @@ def _gained(page: Page, found: dict[str, Any]) -> None:
 def _networks(page: Page, found: Mapping[str, Any]) -> None:
     page.heading("Networks")
     networks, split = found["summary"]["networks"], found["split"]
-    columns = [(split, key, f"{split} {title}") for key, title in COLUMNS]
+    columns = [(split, key, f"{split} {title}") for key, title in columns_of(found["summary"])]
     if split != "validation" and "validation" in networks[-1]:
-        columns += [("validation", key, f"validation {key}") for key in SHOWN]
+        columns += [("validation", key, f"validation {title}") for key, title in columns_of(found["summary"])
+                    if key in SHOWN]  # fmt: skip
     rows = [[e["name"], " + ".join(e["sees"]), *(float(e[of][key]) if of in e else "–" for of, key, _ in columns)]
             for e in networks]  # fmt: skip
     page.table(["network", "sees", *(title for *_, title in columns)], rows)
@@ -192,6 +195,14 @@ def _attention(page: Page, all_found: Mapping[str, Any], galleries: Sequence[Gal
 
 def _confusions(page: Page, found: Mapping[str, Any]) -> None:
     names = found["classes"]
+    if "average_precision" in found:
+        page.heading("Classes")
+        page.say(f"Average precision of each class on {found['split']}.")
+        networks = found["average_precision"]
+        page.table(
+            ["class", *networks], [[name, *values] for name, *values in zip(names, *networks.values(), strict=True)]
+        )
+        return
     if len(names) > MOST_CLASSES:
         return
     page.heading("Confusions")

@@ -127,7 +127,7 @@ class Distill:
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         recipe, weights = self.experiment.recipe, self.experiment.recipe.distill.weights
-        ignore = self.experiment.task.ignore_index
+        objective = self.experiment.objective
         student, scores = module(batch.inputs[self.experiment.target])
         seen = self.ensemble.seen(batch.present)
         routing = self.rule.select(scores, batch.index, epoch, batch.weight, recipe.routing.balance, seen)
@@ -138,32 +138,36 @@ class Distill:
             teachers, rows = self.teachers.look(batch)
         if self.temperature is not None:
             every = teachers if rows is None else teachers[rows]
-            routing = self.rule.judged(routing, every.to(routing.log_probs.dtype), self.temperature)
+            routing = self.rule.judged(routing, every.to(routing.log_probs.dtype), self.temperature,
+                                       objective.several)  # fmt: skip
         dtype = routing.log_probs.dtype
         share = batch.scale(dtype)
-        task_share = losses.task_scale(batch, dtype, self.experiment.dense, ignore)
+        task_share = objective.scale(batch, dtype, self.experiment.dense)
         own = task_share if batch.partner is None else task_share * batch.partner.own.to(dtype)
+        counted = objective.kernel_scale(own, batch.label) if objective.fused else own
         found = self.rule.distillation(
-            student, teachers, routing, recipe.temperature, rows=rows, chosen=chosen, label=batch.label,
-            kd_scale=share * decayed(weights.kd, weights.kd_decay, epoch), task_scale=own * weights.task,
-            ignore_index=losses.ignored(ignore),
+            student, teachers, routing, recipe.temperature, rows=rows, chosen=chosen,
+            label=batch.label if objective.fused else None,
+            kd_scale=share * decayed(weights.kd, weights.kd_decay, epoch), task_scale=counted * weights.task,
+            ignore_index=losses.ignored(objective.ignore), several=objective.several,
+            class_weights=objective.kernel_weights,
         )  # fmt: skip
+        task = found.task if objective.fused else objective.sums(student, batch.label)
         parts = {
-            "task": (found.task * own).sum(),
+            "task": (task * counted).sum(),
             "kd": (found.kd * share).sum(),
             "balance": losses.balance(routing, batch, recipe.routing.balance),
         }
-        loss = found.loss.sum()
+        loss = found.loss.sum() if objective.fused else found.loss.sum() + weights.task * parts["task"]
         if batch.partner is not None:
-            theirs = (losses.task_rows(student.to(dtype), batch.partner.label, ignore) * (task_share - own)).sum()
+            theirs = (objective.sums(student.to(dtype), batch.partner.label) * (task_share - own)).sum()
             loss, parts["task"] = loss + weights.task * theirs, parts["task"] + theirs.detach()
         loss = loss + decayed(weights.balance, weights.balance_decay, epoch) * parts["balance"]
         if self.rule.signal in ("task", "both"):
             known = self.teachers.gather(batch)
             signal = self.rule.task_signal(known, batch.label, routing)
             signal = losses.mixed_rows(signal, lambda label: self.rule.task_signal(known, label, routing), batch)
-            counted = batch.mean(signal) if batch.labelled is None else (signal * batch.task_scale(dtype)).sum()
-            parts["router"] = counted
+            parts["router"] = batch.mean(signal) if batch.labelled is None else (signal * batch.task_scale(dtype)).sum()
             loss = loss + weights.router * parts["router"]
         parts["share"] = self.rule.shares(routing, batch.weight) / batch.normaliser
         return {"loss": loss, **parts}

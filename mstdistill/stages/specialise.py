@@ -16,7 +16,6 @@ from .. import losses, ranks
 from ..config import CacheSettings
 from ..data.feeding.batch import Batch
 from ..experiment import Experiment
-from ..kernels import kd_rows
 from ..teachers.ensemble import Ensemble
 from ..teachers.tap import call, freeze
 from .constant_logits import LogitSource, constant_logits
@@ -66,14 +65,14 @@ class Specialise:
 
     def _rows(self, masked: Tensor, student: Tensor, batch: Batch) -> Tensor:
         """[B] losses of one masked teacher's logits."""
-        rows = kd_rows(masked, student.to(masked.dtype), self.experiment.recipe.temperature)
+        objective = self.experiment.objective
+        rows = objective.kd_rows(masked, student.to(masked.dtype), self.experiment.recipe.temperature)
         weight = self.experiment.recipe.specialise.task
         if batch.labelled is not None:  # a mean over the labelled ones in a mean over all
             weight *= batch.normaliser / max(batch.labelled, 1e-12)
         if weight:
-            ignore = self.experiment.task.ignore_index
-            task = losses.task_rows(masked, batch.label, ignore)
-            task = losses.mixed_rows(task, lambda label: losses.task_rows(masked, label, ignore), batch)
+            task = objective.task_rows(masked, batch.label)
+            task = losses.mixed_rows(task, lambda label: objective.task_rows(masked, label), batch)
             rows = rows + weight * task
         return rows
 
