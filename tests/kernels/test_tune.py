@@ -111,6 +111,9 @@ def test_a_refusal_says_why() -> None:
     assert refusal(own, table) == "route_forward spills 8 bytes"
     table[own[0].name] |= {"stack": 0, "shared": 300_000}
     assert refusal(own, table) == "300000 of shared, limit 228000"
+    other = builds_of(one, "sm_120")
+    there = {b.name: {"stack": 0, "registers": 64, "shared": 110_000, "float_atomics": False} for b in other}
+    assert refusal(other, there) == "110000 of shared, limit 101376"
 
 
 def test_the_list_is_of_these_sources() -> None:
