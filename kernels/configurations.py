@@ -52,21 +52,22 @@ def route_builds(target: str) -> Iterator[Build]:
             parts = {"peak_ptr": "*fp32", "sum_ptr": "*fp32", "count_ptr": "*i32", "part_ptr": "*fp32",
                      "log_sums_ptr": "*fp32", "counts_ptr": "*i64", "loss_ptr": "*fp32"}  # fmt: skip
             shared = {"MP": mp, "MODE": 2, "LOWEST": -1e30, "ACC": "fp32"}
-            yield Build("router", "route_forward", f"{about} {'alone' if blocks == 1 else 'of several'}", {
-                "logits_ptr": "*bf16", "weight_ptr": "*fp32", "log_probs_ptr": "*fp32", "indices_ptr": "*i64",
-                **parts, **ints,
-            }, {"K": min(16, mp), "R": r, "TILES": per_block, "ALONE": blocks == 1,
-                "ALIGN": math.gcd(mp, 16), "WEIGHTED": True, **shared},
-                warps, target)  # fmt: skip
+            names = ("log_probs_ptr", "log_sums_ptr", "weight_ptr", "outer_ptr", "sums_ptr", "loss_ptr")
+            backward = dict.fromkeys(names, "*fp32")
+            for masked, kind in ((False, ""), (True, " masked")):
+                mask = {"seen_ptr": "*u8"} if masked else {}
+                both = {"R": r, "ALIGN": math.gcd(mp, 16), "WEIGHTED": True, **shared, "MASKED": masked,
+                        "MODE": 0 if masked else 2}  # fmt: skip
+                yield Build("router", "route_forward", f"{about} {'alone' if blocks == 1 else 'of several'}{kind}", {
+                    "logits_ptr": "*bf16", "weight_ptr": "*fp32", **mask, "log_probs_ptr": "*fp32",
+                    "indices_ptr": "*i64", **parts, **ints,
+                }, {"K": min(16, mp), "TILES": per_block, "ALONE": blocks == 1, **both,
+                    **({} if masked else {"seen_ptr": None})}, warps, target)  # fmt: skip
+                yield Build("router", "route_backward", f"{about}{kind}", {**backward, "grad_ptr": "*bf16", **ints},
+                            {"OUTER": True, "SUMS": True, **both}, warps, target)  # fmt: skip
             if blocks > 1:
                 yield Build("router", "route_sums", about, {**parts, "M": "i32", "blocks": "i32"},
                             {"NB": max(1, min(512, 4096 // mp)), **shared}, warps, target)  # fmt: skip
-            yield Build("router", "route_backward", about, {
-                "log_probs_ptr": "*fp32", "log_sums_ptr": "*fp32", "weight_ptr": "*fp32", "outer_ptr": "*fp32",
-                "sums_ptr": "*fp32", "loss_ptr": "*fp32", "grad_ptr": "*bf16", **ints,
-            }, {"R": r, "MP": mp, "ALIGN": math.gcd(mp, 16), "WEIGHTED": True,
-                "OUTER": True, "SUMS": True, "MODE": 2, "ACC": "fp32"},
-                warps, target)  # fmt: skip
 
 
 _KD_POINTERS = {

@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
+from . import export_command
 from .data.options import OUT
 from .errors import ConfigError, DataError, LostProcess, MstdistillError, nearest
+from .page_commands import report, watch
 from .prepare_command import PrepareCommand, parse
 from .settings import commands, complete
 from .settings.arguments import Overrides, Preset, Recipe
@@ -149,6 +151,34 @@ def evaluate(
     screen.say(f"figures: {path}")
 
 
+@app.command()
+def logits(
+    source: Annotated[Path, typer.Argument(help="the folder of a finished run, or of an exported student")],
+    recipe: Annotated[str | None, typer.Argument(help="whose data an exported student looks at")] = None,
+    overrides: Overrides = None,
+    network: Annotated[str, typer.Option(help="student, or a teacher of the run by its name")] = "student",
+    out: Annotated[Path, typer.Option(help="file to write, .safetensors")] = Path("logits.safetensors"),
+    top: Annotated[int | None, typer.Option(min=1, help="keep so many classes of a row; none: all")] = None,
+) -> None:
+    """Write a network's logits on all splits: a file that other runs take for a teacher.
+
+    Examples:
+
+      mstdistill logits runs/large --network both --out both.safetensors
+
+      mstdistill logits runs/large/student my-recipe.yaml data.dir=data/mine --top 20 --out large.safetensors
+
+      accelerate launch -m mstdistill logits runs/large --network both --out both.safetensors
+    """
+    from . import refusals
+
+    if not (source / "model.safetensors").exists():
+        refusals.unfinished(source, "summary.json")
+    from .logits_command import write
+
+    write(source, network, recipe, overrides or [], out, top)
+
+
 @app.command(cls=PrepareCommand, context_settings={"allow_extra_args": True, "ignore_unknown_options": True,
                                                    "allow_interspersed_args": False})  # fmt: skip
 def prepare(
@@ -230,60 +260,28 @@ def reproduce(
     loaded = load_suite(suite, overrides or [])
     folder = out or Path("runs") / f"suite-{loaded.name}"
     grid = plan(loaded)
+    from .suite.page import SuitePage
     from .suite.run import Worker, run_suite
     from .suite.tables import judge, save, shown
 
     folder.mkdir(parents=True, exist_ok=True)
     save_suite(loaded, folder)
+    page = SuitePage(grid, folder, all(cell.recipe.run.page for cell in grid.cells), screen.say)
     if worker:
-        Worker(grid, folder).work()
+        Worker(grid, folder, finished=page.renew).work()
+        page.finish()
         return
     if not tables:
         command = ["reproduce", suite, *(overrides or []), "--out", str(folder), "--worker"]
-        run_suite(grid, folder, workers, command, screen)
+        run_suite(grid, folder, workers, command, screen, page.renew)
     found = judge(grid, records(grid, folder))
     paths = save(found, folder)
     screen.say(shown(found))
     for line in found.trouble[:10]:
         screen.say(line)
-    screen.say(f"tables: {', '.join(map(str, paths))}; a page of them: mstdistill report {folder}")
-
-
-@app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(help="the folder of a finished run, or of a suite")],
-) -> None:
-    """Write one self-contained HTML page: curves, routing, masks, agreement, confusions; or a suite's comparison.
-
-    Examples:
-
-      mstdistill report runs/av-digits-image-mst-seed0
-
-      mstdistill report runs/suite-av-digits
-    """
-    from .engine.progress import Screen
-
-    if not (folder / "cells").is_dir():
-        from . import refusals
-
-        refusals.unfinished(folder, "summary.json")
-        from .report.run_page import write_run_page
-
-        path = write_run_page(folder)
-    else:
-        from .suite.plan import plan, records, saved_suite
-        from .suite.tables import judge
-
-        grid = plan(saved_suite(folder))
-        found = records(grid, folder)
-        if not found:
-            raise ConfigError(
-                f"{folder} holds no finished run of this code and data; table.md there is what others left"
-            )
-        from .report.suite_page import write_suite_page
-
-        path = write_suite_page(judge(grid, found), folder)
-    Screen().say(f"page: {path}")
+    screen.say(f"tables: {', '.join(map(str, paths))}")
+    if (path := page.finish()) is not None:
+        screen.say(f"page: {path}")
 
 
 @app.command()
@@ -296,6 +294,9 @@ def check(
         typer.Option(help="a column to look at, or modality=column; may be repeated; none: every usable one"),
     ] = None,
     max_broken: Annotated[float, typer.Option(min=0, max=1, help="share of instances that may be unreadable")] = 0.02,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="instances may lack a modality, as with data.missing=allow")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="write the figures there as JSON")] = None,
 ) -> None:
     """Look a data set over: shapes, ranges, missing and broken values, classes; exit code 2 if it can't be trained on.
@@ -317,14 +318,15 @@ def check(
 
     pairs = [one.partition("=") for one in column or ()]
     columns = {modality: name or modality for modality, _, name in pairs} or None
-    report = look_over(data, label, rows=rows, columns=columns, max_broken=max_broken)
+    found = look_over(data, label, rows=rows, columns=columns, max_broken=max_broken,
+                      missing="allow" if allow_missing else "refuse")  # fmt: skip
     screen = Screen()
-    for part in report_tables(report):
+    for part in report_tables(found):
         screen.say(part)
     if out is not None:
-        report.save(out)
+        found.save(out)
         screen.say(f"figures: {out}")
-    if not report.usable:
+    if not found.usable:
         raise typer.Exit(2)
 
 
@@ -396,35 +398,7 @@ def taps(
         typer.echo(recipe_lines(network))
 
 
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
-    out: Annotated[Path, typer.Argument(help="where the student goes")],
-) -> None:
-    """Copy a run's student out: safetensors, config and model card, loadable in three lines.
-
-    Example: mstdistill export runs/av-digits-image-mst-seed0 my-student
-    """
-    import shutil
-
-    from . import refusals
-
-    refusals.unfinished(run)
-    if out.exists():
-        raise ConfigError(f"{out} is there already; choose another folder")
-    from .engine.progress import Screen
-    from .files import replace_folder
-    from .student import Student
-
-    source = run / "student"
-    with replace_folder(out) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
-    student = Student.from_pretrained(out)
-    count = sum(p.numel() for p in student.parameters())
-    screen = Screen()
-    kind = student.config["backbone"] or (student.config.get("hf") or {}).get("model") or "your own network"
-    screen.say(f"{out}: {kind}, {count:,} parameters, sees {student.config['modality']}")
-    screen.say(f'from mstdistill import Student\nstudent = Student.from_pretrained("{out}")\nstudent.predict(batch)')
+app.command()(export_command.export)
 
 
 @app.command("import")
@@ -457,7 +431,7 @@ def import_checkpoint(
                  f"{turned}; in a recipe:  weights: {out}")  # fmt: skip
 
 
-for command in (commands.settings, commands.new, commands.completion):
+for command in (report, watch, commands.settings, commands.new, commands.completion):
     app.command()(command)
 
 

@@ -38,7 +38,7 @@ class Settings(BaseModel):
 class DataSettings(Settings):
     """Which instances."""
 
-    later: ClassVar[tuple[str, ...]] = ("indices", "unlabelled", "labelled", "labelled_share")
+    later: ClassVar[tuple[str, ...]] = ("indices", "unlabelled", "labelled", "labelled_share", "missing")
 
     dir: str | None = Field(
         None, description="prepared folder, or hub:org/name; none: the task's own place. Task own: a folder or file "
@@ -72,6 +72,11 @@ class DataSettings(Settings):
     labelled_share: float | None = Field(
         None, gt=0, le=1, description="part of each step that labelled instances are, where some have no label; none: "
         "what chance gives"
+    )  # fmt: skip
+
+    missing: Literal["refuse", "allow"] = Field(
+        "refuse", description="instances that lack a modality (none, empty, or a file that isn't there): refused, or "
+        "learned from by those who can see them; the target is never missing"
     )  # fmt: skip
 
     @model_validator(mode="after")
@@ -109,6 +114,8 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSettings:
+        if getattr(self, "logits", None) is not None:
+            return self
         if (self.backbone is None) == (self.hf is None):
             raise ValueError("give either backbone (a registered name) or hf (a hub id or folder)")
         if self.hf is None:
@@ -121,12 +128,40 @@ class ModelSettings(Settings):
 class TeacherSettings(ModelSettings):
     """A teacher: what it sees, where its masks sit."""
 
+    later: ClassVar[tuple[str, ...]] = ("logits", "missing", "modality_dropout")
     name: str = Field(description="as tables and baseline.teacher call it")
-    modalities: list[str] = Field(min_length=1, description="what it sees, in the order of its inputs")
+    modalities: list[str] = Field(default_factory=list, description="what it sees, in the order of its inputs")
+    logits: str | None = Field(
+        None, description="no network, its logits alone: a file (.safetensors, .npy), or a modality that holds them"
+    )
     taps: list[str] = Field(
         default_factory=list, description="submodules whose features get masks, one specialised teacher each"
     )
     frozen: bool = Field(False, description="ready-trained: stage 1 uses it as a reference and leaves it as it is")
+    missing: Literal["need", "zero"] = Field(
+        "need", description="an instance that lacks one of its modalities: it can't see it, or zeros stand there"
+    )
+    modality_dropout: float = Field(
+        0.0, ge=0, lt=1, description="missing zero: chance that a modality is hidden from it in training, never all"
+    )
+
+    @model_validator(mode="after")
+    def _drops_what_it_can_miss(self) -> TeacherSettings:
+        if self.modality_dropout and (self.missing != "zero" or len(self.modalities) < 2):
+            raise ValueError("modality_dropout is for teachers of several modalities with missing: zero")
+        return self
+
+    @model_validator(mode="after")
+    def _network_or_logits(self) -> TeacherSettings:
+        if self.logits is None:
+            if not self.modalities:
+                raise ValueError("modalities: give at least one that this teacher sees")
+            return self
+        for key in ("backbone", "hf", "weights", "modalities", "taps"):
+            if getattr(self, key):
+                why = "it has no features to mask" if key == "taps" else "leave one of the two out"
+                raise ValueError(f"{key} goes with a network, and logits is a teacher without one; {why}")
+        return self
 
 
 class Pairing(Settings):
@@ -305,6 +340,10 @@ class RunSettings(Settings):
         1800.0, gt=0, description="so long a process waits for the others, then they are lost"
     )
     log_every: int = Field(50, ge=1, description="steps between looks at the running losses")
+    page: bool = Field(
+        True, description="leave report.html in the run's folder; it is renewed while the run goes on, in at most 1 % "
+        "of its time"
+    )  # fmt: skip
     stop_after: Literal["cotrain", "specialise", "distill"] | None = Field(
         None, description="end the run after this stage; the same command without it goes on"
     )

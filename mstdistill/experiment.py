@@ -33,6 +33,7 @@ from .errors import ConfigError, first_line
 from .evaluation import Evaluation, evaluate
 from .files import write_tensors, write_text
 from .pace import Paces, Runner, lay, settled
+from .sight import LEFT_OUT, complete, sight
 from .teachers.ensemble import Ensemble
 from .teachers.mask import MaskPlan, plan_mask
 from .teachers.tap import Teacher, call, discover
@@ -87,6 +88,8 @@ class Experiment:
             if names.count(name) > 1 or name == "student":
                 raise ConfigError(f"teacher name {name!r}: each teacher needs a name of its own, other than 'student'")
         trial.check_apart(self._networks())
+        # instances of which the student sees nothing
+        self.left_out = complete(self.splits, self.teachers, self.target, task.name, self.screen.say)
         self._look_for_labels()
         try:
             self._place()
@@ -94,6 +97,8 @@ class Experiment:
             self.mask_plans = self._plan_masks()
             self._try()
             self.fingerprint = self._bind()
+            if self.left_out and ranks.rank() == 0:
+                write_text(self.folder / LEFT_OUT, json.dumps(self.left_out, indent=1))
             self._compile()
         except BaseException:
             self.released()
@@ -252,8 +257,10 @@ class Experiment:
             name: [[key, list(p.shape)] for key, p in module.named_parameters()]
             for name, module in [("student", self.student), *((t.name, t.module) for t in self.teachers)]
         }
+        lenient = {t.name: [t.missing, t.modality_dropout] for t in self.teachers if t.missing != "need"}
         content = {
             "settings": self.recipe.binding(),
+            **({"missing": lenient} if lenient else {}),
             "data": {name: split.fingerprint for name, split in self.splits.items()},
             "networks": f"{named_seed(0, shapes):016x}",
             "processes": ranks.world_size(),
@@ -332,23 +339,26 @@ class Experiment:
                 self.accelerator.device,
                 mean=self.recipe.validation_mean,
                 autocast=self.accelerator.autocast,
+                sees=sight(self.teachers, module, view),
             )
         finally:
             module.train(was_training)
 
     def temperatures(
-        self, logits: Callable[[Batch], Tensor], modalities: Sequence[str], names: Sequence[str]
-    ) -> list[float]:
+        self, logits: Callable[[Batch], Tensor], modalities: Sequence[str], names: Sequence[str],
+        seen: Callable[[Batch], Tensor | None] = lambda batch: None,
+    ) -> list[float]:  # fmt: skip
         """That calibrate networks on the validation data, see `calibration`; of dense tasks 1, whose pixels would each
         count by themselves.
 
         Args:
             logits: from a batch on the device, with these modalities, to [B, M, C].
+            seen: from a batch to which networks see an instance [B, M]; None: all.
         """
         if self.dense:
             return [1.0] * len(names)
         found = temperatures(logits, self.loader("validation", modalities), self.accelerator.device,
-                             self.accelerator.autocast)  # fmt: skip
+                             self.accelerator.autocast, seen)  # fmt: skip
         shown = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, found, strict=True))
         self.screen.say(f"temperatures by validation: {shown}")
         return found
@@ -412,6 +422,10 @@ class Experiment:
             return None
         return Fit(state, facts["best_epoch"], facts["history"])
 
+    def judges(self, view: Sequence[str], split: str) -> bool:
+        """Whether a split has what a network sees; logits that were given may be of the training data alone."""
+        return not set(view) & getattr(self.splits[split], "lacks", frozenset())
+
     def judge_teachers(self) -> dict[str, Evaluation]:
         """Show the teachers' validation scores; warn of one that is near chance."""
         import math
@@ -419,6 +433,9 @@ class Experiment:
         scores = {}
         chance = 1.0 / self.task.num_classes
         for teacher in self.teachers:
+            if not self.judges(teacher.modalities, "validation"):
+                self.screen.say(f"teacher {teacher.name}: logits of the training data alone, judged by nothing")
+                continue
             result = self.evaluate(teacher.module, teacher.modalities, "validation")
             scores[teacher.name] = result
             self.screen.say(

@@ -26,6 +26,7 @@ from .base import FUSE_MULTIPLY_ADD, acc_type, aligned, alignment, no_second_der
 def route_forward(
     logits_ptr,  # [B, M] any floating type
     weight_ptr,  # [B] or unused
+    seen_ptr,  # [B, M] uint8, contiguous: whether a teacher can see an instance; None: each sees all
     log_probs_ptr,  # [B, M] ACC
     indices_ptr,  # [B, K] int64
     peak_ptr,  # [blocks, MP] ACC scratch: maximum per column
@@ -46,6 +47,7 @@ def route_forward(
     ALONE: tl.constexpr,
     ALIGN: tl.constexpr,
     WEIGHTED: tl.constexpr,
+    MASKED: tl.constexpr,
     MODE: tl.constexpr,
     LOWEST: tl.constexpr,
     ACC: tl.constexpr,
@@ -69,8 +71,15 @@ def route_forward(
             other=float("-inf"),
         ).to(ACC)
         logits = tl.where(live[:, None], logits, 0.0)
+        free = tl.broadcast_to(inside[None, :], [R, MP])
+        if MASKED:
+            free = tl.load(seen_ptr + row[:, None] * M + lane[None, :], mask=there, other=0) != 0
+            some = tl.max(free.to(tl.int32), axis=1) > 0  # a row that nobody sees must not become NaN on the way
+            logits = tl.where(some[:, None], tl.where(free, logits, float("-inf")), 0.0)
         shifted = logits - tl.max(logits, axis=1)[:, None]
         log_p = shifted - tl.log(tl.sum(tl.exp(shifted), axis=1))[:, None]
+        if MASKED:
+            log_p = tl.where(free, log_p, LOWEST)
         tl.store(log_probs_ptr + row[:, None] * M + lane[None, :], log_p, mask=there)
 
         if WEIGHTED:
@@ -82,11 +91,12 @@ def route_forward(
 
         # a row of NaN counts as all equal, so that an index stays an index
         key = tl.where(log_p != log_p, 0.0, log_p)
-        free = tl.broadcast_to(inside[None, :], [R, MP])
         for choice in range(K):
             best = tl.max(tl.where(free, key, float("-inf")), axis=1)
             candidate = free & (key == best[:, None])
             chosen = tl.min(tl.where(candidate, lane[None, :], MP), axis=1)
+            if MASKED:  # nobody left: -1, which hits no lane
+                chosen = tl.where(chosen < MP, chosen, -1)
             tl.store(indices_ptr + row * K + choice, chosen.to(tl.int64), mask=live)
             hit = lane[None, :] == chosen[:, None]
             free = free & (hit == 0)
@@ -178,7 +188,9 @@ def route_backward(
     WEIGHTED: tl.constexpr,
     OUTER: tl.constexpr,
     SUMS: tl.constexpr,
+    MASKED: tl.constexpr,
     MODE: tl.constexpr,
+    LOWEST: tl.constexpr,
     ACC: tl.constexpr,
 ):
     if ALIGN > 1:
@@ -212,6 +224,8 @@ def route_backward(
             outer_ptr + row[:, None] * stride_b + lane[None, :].to(tl.int64) * stride_m, mask=there, other=0.0
         ).to(ACC)
     part = tl.where(there, part, 0.0)
+    if MASKED:  # what a teacher can't see is a constant there
+        part = tl.where(log_p == LOWEST, 0.0, part)
     grad = part - tl.exp(log_p) * tl.sum(part, axis=1)[:, None]
     tl.store(grad_ptr + row[:, None] * M + lane[None, :], grad.to(grad_ptr.dtype.element_ty), mask=there)
 
@@ -229,7 +243,9 @@ def tiles(rows: int, teachers: int, where: tuple[str, ...]) -> tuple[int, int, i
 
 
 @torch.library.custom_op("mstdistill::route", mutates_args=())
-def route(logits: Tensor, weight: Tensor | None, k: int, mode: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def route(
+    logits: Tensor, weight: Tensor | None, seen: Tensor | None, k: int, mode: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(log-probabilities [B, M], indices [B, k], log-sums [M], counts [M], balance loss [])."""
     rows, teachers = logits.shape
     acc, device = wide(logits.dtype), logits.device
@@ -243,15 +259,17 @@ def route(logits: Tensor, weight: Tensor | None, k: int, mode: str) -> tuple[Ten
     tally = torch.empty(blocks * mp, dtype=torch.int32, device=device)
     if weight is not None:
         weight = weight.contiguous()
+    if seen is not None:
+        seen = seen.contiguous().view(torch.uint8)
     parts = (scratch, scratch[blocks * mp :], tally, scratch[2 * blocks * mp :])
     shared = {"MP": mp, "MODE": BALANCES.index(mode), "LOWEST": LOWEST, "ACC": acc_type(acc), "num_warps": warps,
               "enable_fp_fusion": FUSE_MULTIPLY_ADD}  # fmt: skip
     with on_device(logits):
         route_forward[(blocks,)](
-            logits, weight if weight is not None else logits, log_probs, indices,
+            logits, weight if weight is not None else logits, seen, log_probs, indices,
             *parts, log_sums, counts, loss, rows, teachers, logits.stride(0), logits.stride(1),
             K=k, R=r, TILES=per_block, ALONE=blocks == 1, ALIGN=alignment((teachers,), logits),
-            WEIGHTED=weight is not None, **shared,
+            WEIGHTED=weight is not None, MASKED=seen is not None, **shared,
         )  # fmt: skip
         if blocks > 1:
             nb = max(1, min(pow2(blocks), 4096 // mp))
@@ -260,7 +278,9 @@ def route(logits: Tensor, weight: Tensor | None, k: int, mode: str) -> tuple[Ten
 
 
 @route.register_fake
-def _(logits: Tensor, weight: Tensor | None, k: int, mode: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(
+    logits: Tensor, weight: Tensor | None, seen: Tensor | None, k: int, mode: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows, teachers = logits.shape
     acc = wide(logits.dtype)
     return (
@@ -280,6 +300,7 @@ def route_gradient(
     outer: Tensor | None,
     sums: Tensor | None,
     loss: Tensor | None,
+    masked: bool,
     mode: str,
     dtype: torch.dtype,
 ) -> Tensor:
@@ -296,8 +317,8 @@ def route_gradient(
         route_backward[(-(-rows // r),)](
             log_probs, log_sums, *(x if x is not None else blank for x in (weight, outer, sums, loss)), grad,
             rows, teachers, *strides, R=r, MP=mp, ALIGN=align,
-            WEIGHTED=weight is not None, OUTER=outer is not None, SUMS=sums is not None,
-            MODE=BALANCES.index(mode) if loss is not None else 0, ACC=acc_type(log_probs.dtype),
+            WEIGHTED=weight is not None, OUTER=outer is not None, SUMS=sums is not None, MASKED=masked,
+            MODE=BALANCES.index(mode) if loss is not None else 0, LOWEST=LOWEST, ACC=acc_type(log_probs.dtype),
             num_warps=warps, enable_fp_fusion=FUSE_MULTIPLY_ADD,
         )  # fmt: skip
     return grad
@@ -311,6 +332,7 @@ def _(
     outer: Tensor | None,
     sums: Tensor | None,
     loss: Tensor | None,
+    masked: bool,
     mode: str,
     dtype: torch.dtype,
 ) -> Tensor:
@@ -318,12 +340,12 @@ def _(
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-    logits, weight, _, mode = inputs
+    logits, weight, seen, _, mode = inputs
     log_probs, indices, log_sums, counts, _ = output
     ctx.mark_non_differentiable(indices, counts)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(log_probs, log_sums, weight)
-    ctx.mode, ctx.dtype = mode, logits.dtype
+    ctx.masked, ctx.mode, ctx.dtype = seen is not None, mode, logits.dtype
 
 
 def _backward(ctx: Any, outer: Any, _indices: Any, sums: Any, _counts: Any, loss: Any) -> Any:
@@ -331,8 +353,8 @@ def _backward(ctx: Any, outer: Any, _indices: Any, sums: Any, _counts: Any, loss
     if ctx.mode == "":
         loss = None
     sums = None if sums is None else sums.contiguous()  # autograd hands on expanded tensors
-    grad = torch.ops.mstdistill.route_backward(log_probs, log_sums, weight, outer, sums, loss, ctx.mode, ctx.dtype)
-    return grad, None, None, None
+    given = (weight, outer, sums, loss, ctx.masked, ctx.mode, ctx.dtype)
+    return torch.ops.mstdistill.route_backward(log_probs, log_sums, *given), None, None, None, None
 
 
 route.register_autograd(_backward, setup_context=_setup)

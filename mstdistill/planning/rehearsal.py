@@ -120,7 +120,11 @@ class PlannedExperiment(Experiment):
         return None
 
     def temperatures(
-        self, logits: Callable[[Batch], Tensor], modalities: Sequence[str], names: Sequence[str]
+        self,
+        logits: Callable[[Batch], Tensor],
+        modalities: Sequence[str],
+        names: Sequence[str],
+        seen: Callable[[Batch], Tensor | None] = lambda batch: None,
     ) -> list[float]:
         return [1.0] * len(names)
 

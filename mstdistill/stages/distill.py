@@ -57,7 +57,7 @@ class Distill:
 
     def __init__(self, experiment: Experiment, ensemble: Ensemble) -> None:
         recipe = experiment.recipe
-        self.experiment, self.names = experiment, ensemble.names
+        self.experiment, self.ensemble, self.names = experiment, ensemble, ensemble.names
         num_teachers, num_classes = len(ensemble.members), experiment.task.num_classes
         settings = recipe.routing
         self.rule = RoutingRule(
@@ -82,7 +82,8 @@ class Distill:
         experiment = self.experiment
         found = [1.0] * len(ensemble.members)
         if experiment.recipe.routing.calibrate:
-            found = experiment.temperatures(lambda batch: ensemble(batch.inputs), ensemble.modalities, ensemble.names)
+            found = experiment.temperatures(lambda batch: ensemble(batch.inputs), ensemble.modalities, ensemble.names,
+                                            lambda batch: ensemble.seen(batch.present))  # fmt: skip
         return torch.tensor(found, dtype=torch.float64, device=experiment.accelerator.device)
 
     def _teacher_logits(self, ensemble: Ensemble) -> LogitSource:
@@ -90,8 +91,16 @@ class Distill:
         ensemble.place(experiment.accelerator.device)
         modules: dict[str, nn.Module] = {"masks": ensemble}
         modules |= {f"teacher {teacher.name}": teacher.module for teacher in ensemble.teachers}
+
+        def forward(batch: Batch) -> Tensor:
+            logits, seen = ensemble(batch.inputs), ensemble.seen(batch.present)
+            # what a teacher says of nothing is never read; zeros have a weight of 0 without harm
+            return (
+                logits if seen is None else logits.masked_fill(~seen.view(*seen.shape, *(1,) * (logits.dim() - 2)), 0.0)
+            )
+
         return constant_logits(
-            experiment, "teachers-train", lambda batch: ensemble(batch.inputs), ensemble.modalities, "train",
+            experiment, "teachers-train", forward, ensemble.modalities, "train",
             modules, (ensemble.mask_mode, *ensemble.names), experiment.recipe.distill.cache,
             lambda batch, indices: ensemble.chosen(batch.inputs, indices),
         )  # fmt: skip
@@ -120,7 +129,8 @@ class Distill:
         recipe, weights = self.experiment.recipe, self.experiment.recipe.distill.weights
         ignore = self.experiment.task.ignore_index
         student, scores = module(batch.inputs[self.experiment.target])
-        routing = self.rule.select(scores, batch.index, epoch, batch.weight, recipe.routing.balance)
+        seen = self.ensemble.seen(batch.present)
+        routing = self.rule.select(scores, batch.index, epoch, batch.weight, recipe.routing.balance, seen)
         chosen = self.teachers.choose is not None and self.rule.needs_chosen_alone
         if self.teachers.choose is not None and chosen:
             teachers, rows = self.teachers.choose(batch, routing.indices), None

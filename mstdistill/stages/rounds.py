@@ -80,12 +80,20 @@ class Round:
             wide = torch.float64 if any(z.dtype == torch.float64 for z in found) else torch.float32
             return torch.stack([z.to(wide) for z in found], dim=1)
 
-        found = experiment.temperatures(each, self.views, self.names)
+        def seen(batch: Batch) -> Tensor | None:
+            there = [teacher.sees(batch.present) for teacher in experiment.teachers]
+            known = next((x for x in there if x is not None), None)
+            if known is None:
+                return None
+            every = torch.ones_like(known)  # the student sees all
+            return torch.stack([*(every if x is None else x for x in there), every], dim=1)
+
+        found = experiment.temperatures(each, self.views, self.names, seen)
 
         def mixture(batch: Batch) -> Tensor:
             logits = each(batch)
             at = logits.new_tensor(found)
-            weights = log_weights(logits, at, settings.rule, settings.sharpness).exp() / at
+            weights = log_weights(logits, at, settings.rule, settings.sharpness, seen(batch)).exp() / at
             return torch.einsum("bm,bm...->b...", weights, logits).unsqueeze(1)
 
         cache = experiment.recipe.distill.cache
@@ -100,10 +108,12 @@ class Round:
         recipe = self.experiment.recipe
         reference = self.labels.gather(batch)[:, 0]
         parts = {}
-        for name, own, frozen in zip(self.names, module(batch.inputs), self.module.frozen, strict=True):
+        logits, seen = cotrain.logits_of(self.experiment, module, batch, epoch)
+        for name, own, there, frozen in zip(self.names, logits, seen, self.module.frozen, strict=True):
             if not frozen:
                 rows = kd_rows(own, reference.to(own.dtype), self.settings.temperature or recipe.temperature)
-                parts[name] = losses.task(own, batch, self.experiment.task.ignore_index)
+                rows = rows if there is None else rows * there
+                parts[name] = losses.task(own, batch, self.experiment.task.ignore_index, there)
                 parts[name] = parts[name] + self.settings.weight * batch.mean(rows)
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
