@@ -448,10 +448,11 @@ def test_an_own_network_from_python(tmp_path: Path) -> None:
     module = settled(Told(), (3, 12, 12))
     student = Student(module, {"modality": "pixels", "num_classes": 3})
     module.train()
+    module.body[1].eval()  # type: ignore[index,operator,union-attr]
     before = {name: x.clone() for name, x in module.state_dict().items()}
     done = student.export(tmp_path / "out", ["onnx", "torch-export"], ["fp16"], validation=items)
     assert done.within, done.beyond
-    assert module.training
+    assert [part.training for part in (module, module.body[1], module.body[3])] == [True, False, True]  # type: ignore[index,union-attr]
     assert all(torch.equal(x, before[name]) for name, x in module.state_dict().items())
     split = done.figures["artefacts"][0]["splits"][0]
     assert (split["split"], split["rows"]) == ("validation", 24)
