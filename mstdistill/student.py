@@ -178,7 +178,7 @@ class Student(nn.Module):
             label, names: see `distill`.
             view: what items call the student's input; None: its modality.
             calibrate: training rows that int8-static sees.
-            rows: of each split that artefacts are tried on; None: all; a slow one takes what half a minute is for.
+            rows: of each split that artefacts are tried on; None: all; a slow one takes what ten seconds are for.
 
         Raises:
             ConfigError: it can't be exported so; nothing is written.
