@@ -28,9 +28,9 @@ path = sys.argv[2] if len(sys.argv) > 2 else str(pathlib.Path(__file__).with_nam
 model = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 facts = json.loads(model.get_modelmeta().custom_metadata_map["mstdistill"])
 batch = numpy.load(sys.argv[1]).astype(facts["preprocessing"]["input_type"])  # [batch, {shape}]
-classes = model.run(None, {{"input": batch}})[0].argmax(axis=1)
-names = numpy.array(facts["class_names"] or range(facts["num_classes"]))
-print(json.dumps(names[classes].tolist()))
+logits = model.run(None, {{"input": batch}})[0]
+names = numpy.array(facts.get("class_names") or range(logits.shape[1]))
+print(json.dumps(names[logits.argmax(axis=1)].tolist()))
 '''
 
 
