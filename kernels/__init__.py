@@ -6,8 +6,8 @@ Importing this package needs torch alone, so that one function can be adopted in
     loss = routed_kd_loss(student_logits, teacher_logits, indices, temperature=4.0).mean()
 
 Each file holds one operation, with its equations on top and its plain PyTorch form (`*_reference`), which is the
-definition that the Triton form in `jit/` is tested against. `launch.py` says which of the two runs, `aot.py` compiles
-the Triton forms without a GPU, `bench/` measures them.
+definition that the Triton form in `jit/` is tested against. `launch.py` says which of the two runs, `tiles.py` with
+which tiles, `aot.py` compiles the Triton forms without a GPU, `bench/` measures them, `tune/` chooses tiles.
 """
 
 from .mask import MaskWeights, apply_mask, mask_values, masked_reconstruction

@@ -13,22 +13,19 @@ import argparse
 import ast
 import hashlib
 import json
-import math
 import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
-# Stands for GPUs with little shared memory; the mask's attention has tiles of its own for them.
-SMALL = "sm_89"
+from .configurations import SMALL, TARGETS, Build, builds
+
 # What a configuration may use. Registers a thread: the most that hardware gives (gfx942: of 512 unified ones).
 # Stack: at register counts where occupancy steps (48, 96, 128, 168) ptxas may park one 8-byte value.
 LIMITS = {
@@ -38,177 +35,11 @@ LIMITS = {
 }
 
 
-@dataclass(frozen=True)
-class Build:
-    """One kernel with everything that the compiler sees of a launch; "i32:16" is a multiple of 16, "one" is 1."""
-
-    file: str
-    kernel: str
-    about: str
-    types: dict[str, str]
-    constants: dict[str, Any]
-    warps: int
-    stages: int = 3
-    targets: tuple[str, ...] = field(default=TARGETS)
-
-    def name(self, target: str) -> str:
-        """Unique within the table."""
-        return f"{self.file}.{self.kernel} {self.about} {target}"
-
-
-def _route() -> Iterator[Build]:
-    from .jit import router
-
-    seen = set()
-    for rows in (1, 1 << 20):
-        for mp in (2**n for n in range(1, 11)):
-            r, mp, per_block, blocks, warps = router.tiles(rows, mp)
-            if (r, mp) in seen:
-                continue
-            seen.add((r, mp))
-            about = f"R={r} MP={mp}"
-            ints = {**dict.fromkeys(("B", "M", "stride_b"), "i32"), "stride_m": "one"}
-            parts = {"peak_ptr": "*fp32", "sum_ptr": "*fp32", "count_ptr": "*i32", "part_ptr": "*fp32",
-                     "log_sums_ptr": "*fp32", "counts_ptr": "*i64", "loss_ptr": "*fp32"}  # fmt: skip
-            shared = {"MP": mp, "MODE": 2, "LOWEST": -1e30, "ACC": "fp32"}
-            yield Build("router", "route_forward", f"{about} {'alone' if blocks == 1 else 'of several'}", {
-                "logits_ptr": "*bf16", "weight_ptr": "*fp32", "log_probs_ptr": "*fp32", "indices_ptr": "*i64",
-                **parts, **ints,
-            }, {"K": min(16, mp), "R": r, "TILES": per_block, "ALONE": blocks == 1,
-                "ALIGN": math.gcd(mp, 16), "WEIGHTED": True, **shared},
-                warps)  # fmt: skip
-            if blocks > 1:
-                yield Build("router", "route_sums", about, {**parts, "M": "i32", "blocks": "i32"},
-                            {"NB": max(1, min(512, 4096 // mp)), **shared}, warps)  # fmt: skip
-            yield Build("router", "route_backward", about, {
-                "log_probs_ptr": "*fp32", "log_sums_ptr": "*fp32", "weight_ptr": "*fp32", "outer_ptr": "*fp32",
-                "sums_ptr": "*fp32", "loss_ptr": "*fp32", "grad_ptr": "*bf16", **ints,
-            }, {"R": r, "MP": mp, "ALIGN": math.gcd(mp, 16), "WEIGHTED": True,
-                "OUTER": True, "SUMS": True, "MODE": 2, "ACC": "fp32"},
-                warps)  # fmt: skip
-
-
-_KD_POINTERS = {
-    "student_ptr": "*bf16", "teacher_ptr": "*fp16", "rows_ptr": "*i64", "indices_ptr": "*i64", "weights_ptr": "*fp32",
-    "label_ptr": "*i64", "kd_scale_ptr": "*fp32", "task_scale_ptr": "*fp32", "loss_ptr": "*fp32", "kd_ptr": "*fp32",
-    "task_ptr": "*fp32", "grad_ptr": "*bf16", "each_ptr": "*fp32", "reference_ptr": "*fp32",
-}  # fmt: skip
-_PLAIN = {"ROWS": False, "INDICES": True, "WEIGHTS": False, "LABEL": False, "KD_SCALE": False, "TASK_SCALE": False,
-          "MIXTURE": False, "GRAD": True, "EACH": False, "REFERENCE": False}  # fmt: skip
-_CACHED = {**_PLAIN, "ROWS": True, "LABEL": True, "KD_SCALE": True, "TASK_SCALE": True}
-# name -> (flags, K): the plain loss, stage 3 from the cache, weights that learn, a mixture whose weights learn
-_KD_FORMS: dict[str, tuple[dict[str, bool], int]] = {
-    "k=1": (_PLAIN, 1),
-    "k=4 cached, labelled": (_CACHED, 4),
-    "k=4 weights learn": ({**_CACHED, "WEIGHTS": True, "EACH": True}, 4),
-    "M=8 mixture learns": (
-        {**_CACHED, "INDICES": False, "WEIGHTS": True, "MIXTURE": True, "REFERENCE": True}, 8,
-    ),
-    "pair": ({**_PLAIN, "INDICES": False, "REFERENCE": True, "KD_SCALE": False}, 1),
-}  # fmt: skip
-
-
-def _kd() -> Iterator[Build]:
-    from .jit import kd_dense, kd_rows, kd_wide
-
-    strides = dict.fromkeys(("student_b", "teacher_n", "teacher_m"), "i32")
-    last = {"student_c": "one", "teacher_c": "one"}
-    float32 = {"student_ptr": "*fp32", "teacher_ptr": "*fp32", "grad_ptr": "*fp32"}
-    for form, (flags, k) in _KD_FORMS.items():
-        for cp in (2**n for n in range(1, kd_rows.LARGEST.bit_length())):
-            r, cp, warps = kd_rows.tiles(cp)
-            yield Build("kd_rows", "kd_rows", f"{form} R={r} C={cp}", {
-                **_KD_POINTERS, **(float32 if form == "k=1" else {}),
-                **dict.fromkeys(("B", "N", "M", "C"), "i32"), **strides, **last, "ignore": "i32",
-            }, {"T": 4.0, "K": k, "R": r, "CP": cp, "ALIGN": math.gcd(cp, 16), **flags, "ACC": "fp32"},
-                warps)  # fmt: skip
-        sizes = {**dict.fromkeys(("N", "M", "C"), "i32"), **strides, **last}
-        heads = {name: _KD_POINTERS[name] for name in ("student_ptr", "teacher_ptr", "rows_ptr", "indices_ptr",
-                                                       "weights_ptr")}  # fmt: skip
-        where = {name: flags[name] for name in ("ROWS", "INDICES", "WEIGHTS", "MIXTURE")} | {"K": k}
-        tail = {"slice_width": "i32", "S": "i32"}
-        constants = {"T": 4.0, "BC": kd_wide.BLOCK, "ALIGN": 8, "ACC": "fp32"}
-        yield Build("kd_wide", "kd_slices", form, {**heads, "stats_ptr": "*fp32", **sizes, **tail},
-                    {**constants, **where}, kd_wide.WARPS)  # fmt: skip
-        for sliced in (False, True):
-            yield Build("kd_wide", "kd_wide", f"{form} {'sliced' if sliced else 'whole rows'}", {
-                **_KD_POINTERS, "stats_ptr": "*fp32", **sizes, "ignore": "i32", **tail,
-            }, {**constants, "K": k, "SP": 64 if sliced else 1, "SLICED": sliced,
-                **{**flags, "REFERENCE": False}}, kd_wide.WARPS)  # fmt: skip
-        if flags["REFERENCE"]:
-            yield Build("kd_wide", "kd_wide_reference", form, {
-                **heads, "kd_scale_ptr": "*fp32", "kd_ptr": "*fp32", "stats_ptr": "*fp32", "reference_ptr": "*fp32",
-                **sizes, **tail,
-            }, {**constants, **where, "SP": 64, "KD_SCALE": flags["KD_SCALE"]}, kd_wide.WARPS)  # fmt: skip
-        for pb in (16, 128, kd_dense.PIXELS):
-            yield Build("kd_dense", "kd_dense", f"{form} PB={pb}", {
-                **_KD_POINTERS, "stats_ptr": "*fp32", **dict.fromkeys(("N", "M", "C", "P"), "i32"), **strides,
-                "student_c": "i32", "teacher_c": "i32", "student_p": "one", "teacher_p": "one", "ignore": "i32",
-            }, {"T": 4.0, "K": k, "PB": pb, "ALIGN": 16, **flags, "ACC": "fp32"}, 4)  # fmt: skip
-    yield Build("kd", "scale_rows", "", {"x_ptr": "*fp32", "factor_ptr": "*fp32", "width": "i32", "per_row": "i32",
-                                       "stride": "i32"},
-                {"BLOCK": 4096, "ALIGN": 8, "ACC": "fp32"}, 4)  # fmt: skip
-
-
-def _mask() -> Iterator[Build]:
-    import torch
-
-    from .jit import apply_mask, mask
-
-    heads = 3
-    widths = sorted({mask.padded_head(width) for width in range(1, mask.MAX_HEAD + 1)})
-    kinds = {"tf32": ("fp32", torch.float32, "tf32"), "ieee": ("fp32", torch.float32, "ieee"),
-             "bf16": ("bf16", torch.bfloat16, "tf32")}  # fmt: skip
-    for kind, (element, dtype, precision) in kinds.items():
-        for width in widths:
-            d0, d1, d2 = mask.head_parts(width)
-            for where in (("sm_80", "sm_90", "sm_100"), ("gfx942",), (SMALL,)):
-                for kernel in ("attend", "attend_backward_rows", "attend_backward_columns"):
-                    backward = kernel != "attend"
-                    bm, bn, warps, stages = mask.tiles(
-                        dtype, width, precision, backward, where == ("gfx942",), where == (SMALL,)
-                    )
-                    types = {"packed_ptr": f"*{element}", "y_ptr": "*fp32", "lse_ptr": "*fp32"}
-                    if backward:
-                        types |= {"delta_ptr": "*fp32", "grad_ptr": f"*{element}"}
-                    types |= {"d": "i32", "stride_b": "i32:16", "stride_d": "i32:16"}
-                    constants = {"H": heads, "DH": width, "D0": d0, "D1": d1, "D2": d2, "BM": bm, "BN": bn,
-                                 "PRECISION": precision, "UPCAST": False, "ACC": "fp32"}  # fmt: skip
-                    if backward:
-                        types |= {"delta_b": "i32", "delta_h": "i32", "delta_d": "one"}
-                        constants["W"] = 2 * heads * width + 16
-                    about = f"{kind} dh={width}"
-                    yield Build("mask", kernel, about, types, constants, warps, stages, where)
-    layouts = {"vectors": (596, 1, True), "maps": (512, 1200, False), "small maps": (512, 49, False),
-               "tokens": (768, 197, True)}  # fmt: skip
-    for layout, (d, positions, wide) in layouts.items():
-        bd, bp = apply_mask.apply_tiles(d, positions, wide)
-        tile = {"BD": bd, "BP": bp, "ALIGN": math.gcd(16, d if wide else positions), "WIDE": wide}
-        lane = "d" if wide else "p"
-
-        def strides(*tensors: str, lane: str = lane) -> dict[str, str]:
-            return {f"{x}_{axis}": "one" if axis == lane else "i32" for x in tensors for axis in "bdp"}
-
-        yield Build("apply_mask", "apply_mask", layout, {
-            "y_ptr": "*fp32", "constant_ptr": "*fp32", "feature_ptr": "*bf16", "out_ptr": "*bf16", "mask_ptr": "*fp32",
-            **dict.fromkeys(("d", "P", "per_group"), "i32"), **strides("feature", "out"),
-        }, {"H": heads, **tile, "ACC": "fp32"}, 4)  # fmt: skip
-        yield Build("apply_mask", "apply_mask_backward", layout, {
-            "mask_ptr": "*fp32", "feature_ptr": "*bf16", "outer_ptr": "*bf16", "extra_ptr": "*fp32",
-            "delta_ptr": "*fp32", "grad_ptr": "*bf16", "d": "i32", "P": "i32",
-            **strides("feature", "outer", "grad"),
-        }, {**tile, "EXTRA": True, "GRAD": True, "ACC": "fp32"}, 4)  # fmt: skip
-
-
-def _triton_version() -> str:
+def triton_version() -> str:
+    """Of the Triton that is installed."""
     import triton
 
     return str(triton.__version__)
-
-
-def builds() -> list[Build]:
-    """Every configuration that a launch can choose, at its most demanding flags."""
-    return [*_route(), *_kd(), *_mask()]
 
 
 def _kernel(build: Build) -> Any:
@@ -234,29 +65,29 @@ def kernel_sources(file: str) -> str:
     return "\n".join(kept)
 
 
-def source_key(build: Build, target: str) -> str:
+def source_key(build: Build) -> str:
     """A hash of the file's kernels and of the configuration."""
     facts = (kernel_sources(build.file), sorted(build.types.items()), sorted(build.constants.items()), build.warps,
-             build.stages, target)  # fmt: skip
+             build.stages, build.target)  # fmt: skip
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
-def compile_for(build: Build, target: str) -> dict[str, Any]:
+def compile_for(build: Build) -> dict[str, Any]:
     """Compile and read what it takes: registers, stack and spilled bytes, shared memory, float atomics."""
-    found = compiled(build, target)
-    usage = _amd_usage(found) if target.startswith("gfx") else _nvidia_usage(found)
-    return {"key": source_key(build, target), "shared": found.metadata.shared, **usage,
+    found = compiled(build)
+    usage = _amd_usage(found) if build.target.startswith("gfx") else _nvidia_usage(found)
+    return {"key": source_key(build), "shared": found.metadata.shared, **usage,
             "float_atomics": _float_atomics(found)}  # fmt: skip
 
 
-def compiled(build: Build, target: str) -> Any:
+def compiled(build: Build) -> Any:
     """What Triton's compiler makes of it, its texts in `asm`."""
     import triton
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel = _kernel(build)
+    kernel, target = _kernel(build), build.target
     constants: dict[tuple[int, ...], Any] = {}
     signature, aligned = {}, {}
     for position, name in enumerate(kernel.arg_names):
@@ -311,23 +142,34 @@ def faults(name: str, found: dict[str, Any]) -> list[str]:
     return out + ([f"{name}: float atomics"] if found["float_atomics"] else [])
 
 
-def _job(item: tuple[Build, str]) -> tuple[str, dict[str, Any]]:
-    build, target = item
+Job = Callable[[Build], dict[str, Any]]
+
+
+def _job(build: Build, work: Job) -> tuple[str, dict[str, Any]]:
     try:
-        return build.name(target), compile_for(build, target)
+        return build.name, work(build)
     except Exception as error:
-        return build.name(target), {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+        return build.name, {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
 
 
-def compile_all(items: list[tuple[Build, str]], processes: int) -> dict[str, dict[str, Any]]:
+def compile_all(items: list[Build], processes: int, work: Job = compile_for) -> dict[str, dict[str, Any]]:
     """Compile in several processes, with a line now and then."""
     table: dict[str, dict[str, Any]] = {}
+    if not items:
+        return table
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=200) as pool:
-        for name, found in pool.imap_unordered(_job, items, chunksize=4):
+        for name, found in pool.imap_unordered(partial(_job, work=work), items, chunksize=4):
             table[name] = found
             if len(table) % 50 == 0 or len(table) == len(items):
                 print(f"{len(table)} of {len(items)} built", flush=True)
     return dict(sorted(table.items()))
+
+
+def write(path: Path, table: dict[str, dict[str, Any]]) -> None:
+    """A table of builds, one a line, with the Triton that made it."""
+    lines = [f"{json.dumps(name)}: {json.dumps(found)}" for name, found in sorted(table.items())]
+    version = f'"triton": {{"version": "{triton_version()}"}}'
+    path.write_text("{\n" + ",\n".join([version, *lines]) + "\n}\n")
 
 
 def check(table: dict[str, dict[str, Any]], fresh: int, processes: int) -> list[str]:
@@ -336,16 +178,16 @@ def check(table: dict[str, dict[str, Any]], fresh: int, processes: int) -> list[
     Args:
         fresh: how many to build now; the table's own where it is of this Triton, else within the limits.
     """
-    items = {build.name(target): (build, target) for build in builds() for target in build.targets}
+    items = {build.name: build for build in builds()}
     table = dict(table)
-    same = table.pop("triton", {}).get("version") == _triton_version()
+    same = table.pop("triton", {}).get("version") == triton_version()
     out = [f"{name}: no longer a configuration" for name in table if name not in items]
-    for name, (build, target) in items.items():
+    for name, build in items.items():
         if name not in table:
             out.append(f"{name}: missing from the table")
         elif "error" in table[name]:
             out.append(f"{name}: {table[name]['error']}")
-        elif table[name]["key"] != source_key(build, target):
+        elif table[name]["key"] != source_key(build):
             out.append(f"{name}: the source or the configuration changed since the table was made")
         else:
             out += faults(name, table[name])
@@ -373,14 +215,12 @@ def main() -> None:
     if os.environ.get("TRITON_INTERPRET") == "1":
         sys.exit("TRITON_INTERPRET=1: kernels can't be compiled in the interpreter; unset it")
     if options.update:
-        items = [(build, target) for build in builds() for target in build.targets]
+        items = builds()
         kept = json.loads(options.update.read_text()) if options.only and options.update.exists() else {}
-        items = [item for item in items if options.only in item[0].name(item[1])]
+        items = [build for build in items if options.only in build.name]
         kept.pop("triton", None)
         table = {**kept, **compile_all(items, options.processes)}
-        lines = [f"{json.dumps(name)}: {json.dumps(found)}" for name, found in sorted(table.items())]
-        version = f'"triton": {{"version": "{_triton_version()}"}}'
-        options.update.write_text("{\n" + ",\n".join([version, *lines]) + "\n}\n")
+        write(options.update, table)
         wrong = [line for name, found in table.items()
                  for line in ([f"{name}: {found['error']}"] if "error" in found else faults(name, found))]  # fmt: skip
         print(*wrong, f"{len(table)} builds, {len(wrong)} beyond a limit", sep="\n")
@@ -388,8 +228,8 @@ def main() -> None:
     if options.check:
         table = json.loads(options.check.read_text())
         of = table.get("triton", {}).get("version")
-        if of != _triton_version():
-            print(f"the table is of Triton {of}, this is {_triton_version()}: new builds are held against the limits")
+        if of != triton_version():
+            print(f"the table is of Triton {of}, this is {triton_version()}: new builds are held against the limits")
         wrong = check(table, options.fresh, options.processes)
         print(*wrong, f"{len(wrong)} complaints", sep="\n")
         sys.exit(1 if wrong else 0)

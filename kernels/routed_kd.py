@@ -13,7 +13,7 @@ in an instance's logits makes its loss NaN and leaves the others alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +108,7 @@ def distillation_loss(
     kd_scale: Tensor | None = None,
     task_scale: Tensor | None = None,
     ignore_index: int = -100,
+    gaps: bool = False,
 ) -> Distilled:
     """KD to chosen teachers and cross entropy with the label; on a GPU loss and gradient in one launch.
 
@@ -123,10 +124,21 @@ def distillation_loss(
             indices=None.
         kd_scale, task_scale: [B] factors of the two losses; None: 1. Batch weights belong here rather than outside:
             the gradient then leaves the kernel ready.
+        gaps: teachers may be missing: an index -1 is nobody and weighs 0, without weights the others of its instance
+            share alike; in a mixture a teacher of weight 0 is. An instance with nobody has the task loss alone. What
+            the teachers' logits hold there doesn't matter if it is finite.
 
     Raises:
         ValueError: shapes, dtypes, devices, T or indices that don't fit.
     """
+    if gaps and mixture and weights is not None:
+        some = (weights.detach() > 0).any(dim=1)
+        kd_scale = some.to(weights.dtype) if kd_scale is None else torch.where(some, kd_scale, 0.0)
+        found = distillation_loss(student, teachers, indices, weights, label, rows, temperature, mixture, kd_scale,
+                                  task_scale, ignore_index)  # fmt: skip
+        return replace(found, kd=torch.where(some, found.kd, 0.0))
+    if gaps and indices is not None and indices.dim() == 2:
+        indices, weights = _filled(indices, weights, student.dtype)
     _check(student, teachers, indices, weights, label, rows, temperature, mixture, kd_scale, task_scale)
     tensors = (student, teachers, indices, weights, label, rows, kd_scale, task_scale)
     if not use_triton(*tensors):
@@ -140,6 +152,17 @@ def distillation_loss(
         )  # fmt: skip
     return _operator(student, teachers.detach(), indices, weights, label, rows, temperature, mixture, kd_scale,
                      task_scale, ignore_index)  # fmt: skip
+
+
+def _filled(indices: Tensor, weights: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Indices [B, K] without -1, and weights that are 0 there."""
+    there = indices >= 0
+    if weights is None:
+        weights = there.to(wide(dtype)) / there.sum(dim=1, keepdim=True).clamp(min=1)
+    else:
+        weights = torch.where(there, weights, 0.0)
+    # the instance's own first teacher stands in: its loss is finite if any is
+    return torch.where(there, indices, indices[:, :1].clamp(min=0)), weights
 
 
 def _on_cpu(
@@ -211,13 +234,14 @@ def routed_kd_loss(
     weights: Tensor | None = None,
     temperature: float = 4.0,
     rows: Tensor | None = None,
+    gaps: bool = False,
 ) -> Tensor:
     """Mean (or weighted) KD of each instance to its chosen teachers (method, L_kd of stage 3); see `distillation_loss`.
 
     Returns:
         [B] losses.
     """
-    return distillation_loss(student, teachers, indices, weights, rows=rows, temperature=temperature).loss
+    return distillation_loss(student, teachers, indices, weights, rows=rows, temperature=temperature, gaps=gaps).loss
 
 
 def mixed_kd_rows(

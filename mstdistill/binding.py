@@ -63,8 +63,8 @@ def _with_whole_batches(bound: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(bound["settings"])
     parts = settings.pop("accumulate", 1) * bound["processes"]
     settings["batch_size"] *= parts
-    for stage in ("cotrain", "specialise", "distill"):
-        if settings[stage]["batch_size"] is not None:
+    for stage in ("cotrain", "rounds", "specialise", "distill"):
+        if settings.get(stage, {}).get("batch_size") is not None:
             settings[stage] = {**settings[stage], "batch_size": settings[stage]["batch_size"] * parts}
     return {**{key: value for key, value in bound.items() if key != "processes"}, "settings": settings}
 

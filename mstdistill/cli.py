@@ -150,6 +150,34 @@ def evaluate(
     screen.say(f"figures: {path}")
 
 
+@app.command()
+def logits(
+    source: Annotated[Path, typer.Argument(help="the folder of a finished run, or of an exported student")],
+    recipe: Annotated[str | None, typer.Argument(help="whose data an exported student looks at")] = None,
+    overrides: Overrides = None,
+    network: Annotated[str, typer.Option(help="student, or a teacher of the run by its name")] = "student",
+    out: Annotated[Path, typer.Option(help="file to write, .safetensors")] = Path("logits.safetensors"),
+    top: Annotated[int | None, typer.Option(min=1, help="keep so many classes of a row; none: all")] = None,
+) -> None:
+    """Write a network's logits on all splits: a file that other runs take for a teacher.
+
+    Examples:
+
+      mstdistill logits runs/large --network both --out both.safetensors
+
+      mstdistill logits runs/large/student my-recipe.yaml data.dir=data/mine --top 20 --out large.safetensors
+
+      accelerate launch -m mstdistill logits runs/large --network both --out both.safetensors
+    """
+    from . import refusals
+
+    if not (source / "model.safetensors").exists():
+        refusals.unfinished(source, "summary.json")
+    from .logits_command import write
+
+    write(source, network, recipe, overrides or [], out, top)
+
+
 @app.command(cls=PrepareCommand, context_settings={"allow_extra_args": True, "ignore_unknown_options": True,
                                                    "allow_interspersed_args": False})  # fmt: skip
 def prepare(
@@ -267,6 +295,9 @@ def check(
         typer.Option(help="a column to look at, or modality=column; may be repeated; none: every usable one"),
     ] = None,
     max_broken: Annotated[float, typer.Option(min=0, max=1, help="share of instances that may be unreadable")] = 0.02,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="instances may lack a modality, as with data.missing=allow")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="write the figures there as JSON")] = None,
 ) -> None:
     """Look a data set over: shapes, ranges, missing and broken values, classes; exit code 2 if it can't be trained on.
@@ -288,7 +319,8 @@ def check(
 
     pairs = [one.partition("=") for one in column or ()]
     columns = {modality: name or modality for modality, _, name in pairs} or None
-    found = look_over(data, label, rows=rows, columns=columns, max_broken=max_broken)
+    found = look_over(data, label, rows=rows, columns=columns, max_broken=max_broken,
+                       missing="allow" if allow_missing else "refuse")  # fmt: skip
     screen = Screen()
     for part in report_tables(found):
         screen.say(part)

@@ -38,7 +38,7 @@ class Settings(BaseModel):
 class DataSettings(Settings):
     """Which instances."""
 
-    later: ClassVar[tuple[str, ...]] = ("indices", "unlabelled", "labelled", "labelled_share")
+    later: ClassVar[tuple[str, ...]] = ("indices", "unlabelled", "labelled", "labelled_share", "missing")
 
     dir: str | None = Field(
         None, description="prepared folder, or hub:org/name; none: the task's own place. Task own: a folder or file "
@@ -74,6 +74,11 @@ class DataSettings(Settings):
         "what chance gives"
     )  # fmt: skip
 
+    missing: Literal["refuse", "allow"] = Field(
+        "refuse", description="instances that lack a modality (none, empty, or a file that isn't there): refused, or "
+        "learned from by those who can see them; the target is never missing"
+    )  # fmt: skip
+
     @model_validator(mode="after")
     def _one_cut(self) -> DataSettings:
         if self.indices is not None and self.split == "publisher":
@@ -102,10 +107,15 @@ class ModelSettings(Settings):
         10.0, gt=0, description="hf: length that sounds are padded or cut to, where the processor has none of its own"
     )
     gradient_checkpointing: bool = Field(False, description="hf: less memory in training, a third more time")
-    compile: bool = Field(False, description="torch.compile for plain forwards; tapped ones stay as they are")
+    compile: bool | Literal["auto"] = Field(
+        False, description="torch.compile for plain forwards; tapped ones stay as they are. auto: where a few timed "
+        "steps say so, which choose the memory format and a CPU's threads too; the run remembers it"
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSettings:
+        if getattr(self, "logits", None) is not None:
+            return self
         if (self.backbone is None) == (self.hf is None):
             raise ValueError("give either backbone (a registered name) or hf (a hub id or folder)")
         if self.hf is None:
@@ -118,12 +128,40 @@ class ModelSettings(Settings):
 class TeacherSettings(ModelSettings):
     """A teacher: what it sees, where its masks sit."""
 
+    later: ClassVar[tuple[str, ...]] = ("logits", "missing", "modality_dropout")
     name: str = Field(description="as tables and baseline.teacher call it")
-    modalities: list[str] = Field(min_length=1, description="what it sees, in the order of its inputs")
+    modalities: list[str] = Field(default_factory=list, description="what it sees, in the order of its inputs")
+    logits: str | None = Field(
+        None, description="no network, its logits alone: a file (.safetensors, .npy), or a modality that holds them"
+    )
     taps: list[str] = Field(
         default_factory=list, description="submodules whose features get masks, one specialised teacher each"
     )
     frozen: bool = Field(False, description="ready-trained: stage 1 uses it as a reference and leaves it as it is")
+    missing: Literal["need", "zero"] = Field(
+        "need", description="an instance that lacks one of its modalities: it can't see it, or zeros stand there"
+    )
+    modality_dropout: float = Field(
+        0.0, ge=0, lt=1, description="missing zero: chance that a modality is hidden from it in training, never all"
+    )
+
+    @model_validator(mode="after")
+    def _drops_what_it_can_miss(self) -> TeacherSettings:
+        if self.modality_dropout and (self.missing != "zero" or len(self.modalities) < 2):
+            raise ValueError("modality_dropout is for teachers of several modalities with missing: zero")
+        return self
+
+    @model_validator(mode="after")
+    def _network_or_logits(self) -> TeacherSettings:
+        if self.logits is None:
+            if not self.modalities:
+                raise ValueError("modalities: give at least one that this teacher sees")
+            return self
+        for key in ("backbone", "hf", "weights", "modalities", "taps"):
+            if getattr(self, key):
+                why = "it has no features to mask" if key == "taps" else "leave one of the two out"
+                raise ValueError(f"{key} goes with a network, and logits is a teacher without one; {why}")
+        return self
 
 
 class Pairing(Settings):
@@ -150,10 +188,12 @@ class RoutingSettings(Settings):
     """How the mixture picks teachers."""
 
     later: ClassVar[tuple[str, ...]] = ("sharpness", "calibrate")
-    rule: Literal["topk-mean", "topk-weighted", "soft", "random", "fixed", "entropy", "margin", "agreement"] = Field(
+    rule: Literal[
+        "topk-mean", "topk-weighted", "soft", "random", "fixed", "entropy", "margin", "agreement", "product"
+    ] = Field(
         "topk-mean",
-        description="who teaches an instance: the k best, evenly or weighted; all, weighted by the "
-        "router; k drawn; one; all, weighted by how sure they are (entropy, margin) or how far they agree",
+        description="who teaches an instance: the k best, evenly or weighted; all, weighted by the router; k drawn; "
+        "one; all, by how sure they are (entropy, margin), how far they agree, or their probabilities multiplied",
     )
     k: int = Field(1, ge=1, description="teachers per instance")
     signal: Literal["none", "distill", "task", "both"] = Field(
@@ -166,7 +206,9 @@ class RoutingSettings(Settings):
     sharpness: float = Field(
         4.0, ge=0, description="of rules entropy, margin and agreement: 0 averages, more believes the surest more"
     )
-    calibrate: bool = Field(True, description="of these rules: each teacher's temperature from validation first")
+    calibrate: bool = Field(
+        True, description="of rules by what teachers say: each one's temperature from validation first"
+    )
 
 
 class OptimSettings(Settings):
@@ -226,6 +268,20 @@ class CotrainSettings(OptimSettings):
     select: Literal["last", "best"] = Field("last", description="which epoch's weights go on")
 
 
+class RoundsSettings(OptimSettings):
+    """Self-training between stages 1 and 2."""
+
+    count: int = Field(0, ge=0, description="rounds in which all networks learn from what they say together; 0: none")
+    anew: bool = Field(False, description="networks begin each round with their first weights, not with the last ones")
+    rule: Literal["entropy", "margin", "agreement", "product"] = Field(
+        "product", description="how what they say is put together, as routing.rule; each calibrated on validation"
+    )
+    sharpness: float = Field(4.0, ge=0, description="of rules entropy, margin and agreement; 0 averages")
+    temperature: float | None = Field(None, gt=0, description="of these soft labels; none: the recipe's")
+    weight: float = Field(1.0, ge=0, description="of the soft labels beside the labels")
+    select: Literal["last", "best"] = Field("last", description="which epoch's weights go on")
+
+
 class SpecialiseSettings(OptimSettings):
     """Stage 2."""
 
@@ -244,7 +300,7 @@ class AloneSettings(Settings):
     """The comparison: the student without teachers, with as many epochs in all and the same selection."""
 
     enabled: bool = Field(True, description="train it too, for the final table")
-    epochs: int | None = Field(None, ge=1, description="of the student alone; none: cotrain.epochs + distill.epochs")
+    epochs: int | None = Field(None, ge=1, description="of the student alone; none: as many as its stages have in all")
 
 
 class StepDecay(Settings):
@@ -296,6 +352,7 @@ class RunSettings(Settings):
 class Recipe(Settings):
     """A whole experiment."""
 
+    later: ClassVar[tuple[str, ...]] = ("rounds",)
     task: str = Field(description="whose data (see: mstdistill tasks); own: a user's own")
     target: str = Field(description="the modality that the student sees")
     method: str = Field("mst", description="mst: the three stages; or one of the comparison (docs/baselines.md)")
@@ -314,6 +371,7 @@ class Recipe(Settings):
     mask: MaskSettings = MaskSettings()
     routing: RoutingSettings = RoutingSettings()
     cotrain: CotrainSettings = CotrainSettings()
+    rounds: RoundsSettings = RoundsSettings()
     specialise: SpecialiseSettings = SpecialiseSettings()
     distill: DistillSettings = DistillSettings()
     alone: AloneSettings = AloneSettings()
@@ -337,6 +395,11 @@ class Recipe(Settings):
                 f"target {self.target!r}: the recipe has no models for it; {nearest(self.target, self.models)}"
             )
         return self.models[self.target]
+
+    @property
+    def student_epochs(self) -> int:
+        """Of the student in all stages of the method."""
+        return self.cotrain.epochs + self.rounds.count * self.rounds.epochs + self.distill.epochs
 
     def binding(self) -> dict[str, Any]:
         """What a run folder is bound to: everything that changes its numbers."""

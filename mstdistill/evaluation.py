@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -54,6 +54,7 @@ def evaluate(
     *,
     mean: str = "instances",
     autocast: Callable[[], Any] | None = None,
+    sees: Callable[[Batch], Tensor | None] | None = None,
 ) -> Evaluation:
     """Evaluate a network in eval mode.
 
@@ -61,6 +62,8 @@ def evaluate(
         logits_of: from a batch on the device to logits [B, C] or [B, C, H, W].
         loader: names the classes and the ignored label.
         mean: "instances", or "batches" for the mean of the batch means (quirk 7).
+        sees: from a batch to the instances [B] that the network can see, where some lack a modality; others don't
+            count.
     """
     num_classes, ignore = loader.num_classes, loader.ignore_index
     assert num_classes is not None
@@ -68,6 +71,9 @@ def evaluate(
     batches: list[Tensor] = []
     for batch in loader.epoch():
         batch = batch.to(device)
+        there = sees(batch) if sees is not None and batch.present else None
+        if there is not None:
+            batch = replace(batch, weight=batch.weight * there)
         if autocast is None:
             logits = logits_of(batch)
         else:

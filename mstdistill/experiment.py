@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from . import ranks, trial
 from .binding import bind
+from .calibration import temperatures
 from .config import OptimSettings, Recipe
 from .data.feeding.batch import Batch
 from .data.feeding.loader import Loader
@@ -31,6 +32,8 @@ from .engine.seeding import initialising, named_seed
 from .errors import ConfigError, first_line
 from .evaluation import Evaluation, evaluate
 from .files import write_tensors, write_text
+from .pace import Paces, Runner, lay, settled
+from .sight import LEFT_OUT, complete, sight
 from .teachers.ensemble import Ensemble
 from .teachers.mask import MaskPlan, plan_mask
 from .teachers.tap import Teacher, call, discover
@@ -74,6 +77,8 @@ class Experiment:
         self.finished: Callable[[str], None] | None = None  # told of each stage whose result was just written
         self._resident: dict[tuple[str, ...], ResidentSplit] = {}
         self._loaders: dict[tuple[object, ...], Loader] = {}
+        self._paces: Paces | None = None
+        self._threads = torch.get_num_threads()
         self._changed: list[nn.Module] = []  # whose batch norms take any batch meanwhile
         self._learns = {name for name, p in student.named_parameters() if p.requires_grad}
         names = [teacher.name for teacher in self.teachers]
@@ -83,6 +88,8 @@ class Experiment:
             if names.count(name) > 1 or name == "student":
                 raise ConfigError(f"teacher name {name!r}: each teacher needs a name of its own, other than 'student'")
         trial.check_apart(self._networks())
+        # instances of which the student sees nothing
+        self.left_out = complete(self.splits, self.teachers, self.target, task.name, self.screen.say)
         self._look_for_labels()
         try:
             self._place()
@@ -90,6 +97,8 @@ class Experiment:
             self.mask_plans = self._plan_masks()
             self._try()
             self.fingerprint = self._bind()
+            if self.left_out and ranks.rank() == 0:
+                write_text(self.folder / LEFT_OUT, json.dumps(self.left_out, indent=1))
             self._compile()
         except BaseException:
             self.released()
@@ -126,31 +135,43 @@ class Experiment:
         from now on (`released` undoes that)."""
         module.to(self.accelerator.device)
         if self.recipe.channels_last:
-            laid: dict[str, Any] = {"memory_format": torch.channels_last}  # older torches don't declare it
-            module.to(**laid)
+            lay(module, channels_last=True)
         self._changed += take_any_batch(module)
         return module
 
     def released(self) -> None:
-        """Give the networks back as they came, trained."""
+        """Give the networks back as they came, trained, and the process its threads."""
+        if self._paces is not None:
+            torch.set_num_threads(self._threads)
         take_back(self._changed)
         self._changed.clear()
 
-    def compiled(self, module: nn.Module) -> nn.Module:
-        """The module itself; where its recipe wants that, its plain forwards are compiled from now on. Names and
-        parameters stay; a copy starts uncompiled."""
-        if getattr(module, "wants_compile", False):
+    def compiled(self, module: nn.Module, name: str = "student") -> nn.Module:
+        """The module itself; where its recipe wants that, its plain forwards are compiled from now on, or it runs as
+        was found best for the network of this name. Names and parameters stay; a copy starts uncompiled."""
+        wanted = getattr(module, "wants_compile", False)
+        if wanted == "auto" and self._paces is not None:
+            self._paces.take(module, name)
+        elif wanted:
             module.compile()
         return module
 
     def _compile(self) -> None:
-        """Compile what is to be compiled, and try it."""
-        for module, view in [(self.student, (self.target,)), *((t.module, t.modalities) for t in self.teachers)]:
-            if getattr(self.compiled(module), "wants_compile", False):
-                batch = self.loader("train", view).first().to(self.accelerator.device)
+        """Compile what is to be compiled, and try it; see `pace` for what decides that itself."""
+        networks = [
+            ("student", self.student, (self.target,)),
+            *((t.name, t.module, t.modalities) for t in self.teachers),
+        ]
+        runners = [Runner(name, module, self._first(view).inputs, view) for name, module, view in networks
+                   if getattr(module, "wants_compile", False) == "auto"]  # fmt: skip
+        if runners:
+            self._paces = settled(self.folder, runners, self.recipe.channels_last, self.accelerator.autocast,
+                                  self.screen.say)  # fmt: skip
+        for name, module, view in networks:
+            if getattr(self.compiled(module, name), "wants_compile", False) is True:
                 try:
                     with torch.no_grad():
-                        call(module, batch.inputs, view)
+                        call(module, self._first(view).inputs, view)
                 except Exception as error:  # compilers fail in many ways
                     raise ConfigError(f"compile: true doesn't work here ({first_line(error)}); leave it out") from None
 
@@ -172,9 +193,10 @@ class Experiment:
         for one in self._networks():
             trial.check_numbers(one, self._first(one.view, rows).inputs, self.accelerator.autocast)
         recipe, mixture = self.recipe, self.recipe.method == "mst"
-        self.try_training(None, [recipe.cotrain, recipe.distill] if mixture else [recipe.distill])
+        rounds = [recipe.rounds] if recipe.rounds.count else []
+        self.try_training(None, [recipe.cotrain, *rounds, recipe.distill] if mixture else [recipe.distill])
         for teacher in [*self.teachers] if mixture else ():
-            self.try_training(teacher, [recipe.cotrain])
+            self.try_training(teacher, [recipe.cotrain, *rounds])
             if teacher.taps and recipe.specialise.epochs:
                 network = Network.teacher(teacher.name, teacher.module, teacher.modalities)
                 trial.check_taps(network, teacher.taps, self._first(teacher.modalities, rows).inputs)
@@ -235,8 +257,10 @@ class Experiment:
             name: [[key, list(p.shape)] for key, p in module.named_parameters()]
             for name, module in [("student", self.student), *((t.name, t.module) for t in self.teachers)]
         }
+        lenient = {t.name: [t.missing, t.modality_dropout] for t in self.teachers if t.missing != "need"}
         content = {
             "settings": self.recipe.binding(),
+            **({"missing": lenient} if lenient else {}),
             "data": {name: split.fingerprint for name, split in self.splits.items()},
             "networks": f"{named_seed(0, shapes):016x}",
             "processes": ranks.world_size(),
@@ -315,9 +339,29 @@ class Experiment:
                 self.accelerator.device,
                 mean=self.recipe.validation_mean,
                 autocast=self.accelerator.autocast,
+                sees=sight(self.teachers, module, view),
             )
         finally:
             module.train(was_training)
+
+    def temperatures(
+        self, logits: Callable[[Batch], Tensor], modalities: Sequence[str], names: Sequence[str],
+        seen: Callable[[Batch], Tensor | None] = lambda batch: None,
+    ) -> list[float]:  # fmt: skip
+        """That calibrate networks on the validation data, see `calibration`; of dense tasks 1, whose pixels would each
+        count by themselves.
+
+        Args:
+            logits: from a batch on the device, with these modalities, to [B, M, C].
+            seen: from a batch to which networks see an instance [B, M]; None: all.
+        """
+        if self.dense:
+            return [1.0] * len(names)
+        found = temperatures(logits, self.loader("validation", modalities), self.accelerator.device,
+                             self.accelerator.autocast, seen)  # fmt: skip
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, found, strict=True))
+        self.screen.say(f"temperatures by validation: {shown}")
+        return found
 
     def build_ensemble(self, mask_mode: str) -> Ensemble:
         """The specialised teachers with newly initialised masks, on the device."""
@@ -378,6 +422,10 @@ class Experiment:
             return None
         return Fit(state, facts["best_epoch"], facts["history"])
 
+    def judges(self, view: Sequence[str], split: str) -> bool:
+        """Whether a split has what a network sees; logits that were given may be of the training data alone."""
+        return not set(view) & getattr(self.splits[split], "lacks", frozenset())
+
     def judge_teachers(self) -> dict[str, Evaluation]:
         """Show the teachers' validation scores; warn of one that is near chance."""
         import math
@@ -385,6 +433,9 @@ class Experiment:
         scores = {}
         chance = 1.0 / self.task.num_classes
         for teacher in self.teachers:
+            if not self.judges(teacher.modalities, "validation"):
+                self.screen.say(f"teacher {teacher.name}: logits of the training data alone, judged by nothing")
+                continue
             result = self.evaluate(teacher.module, teacher.modalities, "validation")
             scores[teacher.name] = result
             self.screen.say(

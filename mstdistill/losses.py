@@ -12,9 +12,18 @@ from .data.source import UNLABELLED
 from .kernels import Routing, balance_from_sums, kd_rows
 
 
-def kd(learner: Tensor, reference: Tensor, batch: Batch, temperature: float = 4.0) -> Tensor:
-    """KD(learner <- reference), averaged over the global batch (method, "Distillation loss")."""
-    return batch.mean(kd_rows(learner, reference, temperature))
+def kd(
+    learner: Tensor, reference: Tensor, batch: Batch, temperature: float = 4.0, seen: Tensor | None = None
+) -> Tensor:
+    """KD(learner <- reference), averaged over the global batch (method, "Distillation loss"); an instance that isn't
+    `seen` [B] by both adds nothing."""
+    rows = kd_rows(learner, reference, temperature)
+    return batch.mean(rows if seen is None else rows * seen)
+
+
+def both(seen: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """[B] what two networks see; None: all."""
+    return other if seen is None else seen if other is None else seen & other
 
 
 def ignored(ignore_index: int | None) -> int:
@@ -33,18 +42,20 @@ def task_scale(batch: Batch, dtype: torch.dtype, dense: bool, ignore_index: int 
     return batch.weight.to(dtype) / counted * (ranks.world_size() * batch.share)
 
 
-def task(logits: Tensor, batch: Batch, ignore_index: int | None = None) -> Tensor:
+def task(logits: Tensor, batch: Batch, ignore_index: int | None = None, seen: Tensor | None = None) -> Tensor:
     """Cross entropy with the labels, averaged over the labelled instances (or pixels) of the global batch.
 
     Args:
         logits: [B, C] or [B, C, H, W].
         ignore_index: a label that doesn't count.
+        seen: [B] what the network sees: another instance adds nothing; None: all.
     """
     ignore = ignored(ignore_index)
     logits = logits.float() if logits.dtype != torch.float64 else logits
     losses = F.cross_entropy(logits, batch.label, ignore_index=ignore, reduction="none")
     losses = losses.flatten(1).sum(dim=1) if losses.dim() > 1 else losses
-    return (losses * task_scale(batch, losses.dtype, logits.dim() > 2, ignore_index)).sum()
+    scaled = losses * task_scale(batch, losses.dtype, logits.dim() > 2, ignore_index)
+    return (scaled if seen is None else scaled * seen).sum()
 
 
 def task_rows(logits: Tensor, label: Tensor, ignore_index: int | None = None) -> Tensor:
@@ -65,4 +76,5 @@ def balance(routing: Routing, batch: Batch, mode: str) -> Tensor:
     if ranks.world_size() == 1 and routing.balance is not None:
         return routing.balance * batch.share
     log_sums = ranks.log_sum_over_ranks(routing.log_sums)
-    return balance_from_sums(log_sums, batch.instances, mode) * batch.share
+    even = None if routing.even is None else ranks.total(routing.even)
+    return balance_from_sums(log_sums, batch.instances, mode, even) * batch.share

@@ -13,8 +13,9 @@ from typing import Any
 from torch import nn
 
 from .backbones.catalogue import build
-from .config import ModelSettings, Recipe
+from .config import ModelSettings, Recipe, TeacherSettings
 from .data.decode.processors import Port, Processing
+from .data.given_logits import GivenLogits, WithLogits, view_of
 from .data.prepared.views import View, make_view, open_views
 from .data.sources.own import TASK as OWN
 from .data.sources.own import OwnData, open_own
@@ -25,6 +26,7 @@ from .data.task import Task
 from .engine.progress import Screen
 from .engine.seeding import initialising
 from .errors import ConfigError, nearest
+from .teachers.given import Given
 from .teachers.tap import Teacher
 from .weights import load_weights
 
@@ -61,7 +63,7 @@ class Material:
         self._check_modalities()
         pairing = recipe.pairing
         self.student = self._sight("student", pairing.student, (recipe.target,))
-        self.teachers = [self._sight(t.name, t, tuple(t.modalities)) for t in pairing.teachers]
+        self.teachers = [self._teacher(t) for t in pairing.teachers]
         self._splits: dict[str, Split] | None = None
         if self.data is not None:
             shapes = {view.name: view.column.shape for sight in self._sights() for view in sight.views}
@@ -94,19 +96,42 @@ class Material:
                     self.data, views, group=data.group, limit=data.limit, split=data.split, screen=screen,
                     max_broken=data.max_broken, indices=data.indices,
                 )  # fmt: skip
+            given = {t.name: GivenLogits(t.logits, _called(t.name)) for t in self.recipe.pairing.teachers
+                     if t.logits is not None and self._filed(t)}  # fmt: skip
+            if given:
+                count = self.task.num_classes
+                self._splits = {name: WithLogits(split, name, given, count) for name, split in self._splits.items()}
         return self._splits
 
     def networks(self, screen: Screen) -> tuple[nn.Module, list[Teacher]]:
         """Student and teachers, each initialised from its own named seed."""
         student = self._network(self.student, screen)
         teachers = [
-            Teacher(t.name, self._network(sight, screen, t.frozen), sight.names, tuple(t.taps), t.frozen)
+            Teacher(
+                t.name,
+                Given() if t.logits else self._network(sight, screen, t.frozen),
+                sight.names,
+                tuple(t.taps),
+                t.frozen or t.logits is not None,
+                missing=t.missing,
+                modality_dropout=t.modality_dropout,
+            )
             for t, sight in zip(self.recipe.pairing.teachers, self.teachers, strict=True)
         ]
         return student, teachers
 
     def _sights(self) -> list[Sight]:
         return [self.student, *self.teachers]
+
+    def _filed(self, teacher: TeacherSettings) -> bool:
+        """Whether it is a file of logits."""
+        return teacher.logits is not None and teacher.logits not in self.task.modalities
+
+    def _teacher(self, settings: TeacherSettings) -> Sight:
+        if self._filed(settings):
+            return Sight(settings.name, settings, (view_of(settings.name),))
+        seen = tuple(settings.modalities) if settings.logits is None else (settings.logits,)
+        return self._sight(settings.name, settings, seen)
 
     def _check_modalities(self) -> None:
         recipe, known = self.recipe, self.task.modalities

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from . import ranks
 from .config import Recipe, dump, parse
+from .data.present import presence
 from .data.sources.python import DatasetSplit
 from .data.split import Split
 from .data.task import Task
@@ -38,6 +39,7 @@ from .methods import find_method
 from .report.finished import leave_page
 from .report.known import Known, page_split
 from .report.live import live_page
+from .sight import shows
 from .stages import alone
 from .student import export_student
 from .tables import plan_table, summary_tables
@@ -153,6 +155,7 @@ def distill(
                 data, label, names=names, wanted=wanted, name=name, class_names=class_names, ignore=ignore_index,
                 dtype=torch.float64 if double else torch.float32,
                 unlabelled=name == "train" and recipe.data.unlabelled == "learn",
+                missing=recipe.data.missing == "allow",
             )  # fmt: skip
     for note in dict.fromkeys(note for split in splits.values() for note in getattr(split, "notes", ())):
         screen.say(note)
@@ -313,7 +316,8 @@ def _summary(
     for name, kind, module, view in rows:
         entry: dict[str, Any] = {"name": name, "kind": kind, "sees": [modality_of(one) for one in view]}
         for split in ("validation", "test"):
-            if split in experiment.splits:
+            shown = split in experiment.splits and experiment.judges(view, split)
+            if shown and shows(experiment.teachers, module, view, experiment.splits[split]):
                 before = time.monotonic()
                 found = experiment.evaluate(module, view, split)
                 if split == page_split(experiment):
@@ -331,6 +335,7 @@ def _summary(
         "method": experiment.recipe.method,
         "seed": experiment.recipe.seed,
         **_labelled(experiment),
+        **_present(experiment),
         "networks": figures,
         "routing_share": outcome.shares,
         "stages": stages,
@@ -344,6 +349,14 @@ def _labelled(experiment: Experiment) -> dict[str, Any]:
     """How many training instances are labelled, where some aren't."""
     known = getattr(experiment.splits["train"], "labelled", None)
     return {} if known is None else {"labelled": {"instances": len(known), "labelled": int(known.sum())}}
+
+
+def _present(experiment: Experiment) -> dict[str, Any]:
+    """How many training instances have a modality, of those that some lack, and how many were left out."""
+    found = {modality_of(view): int(values.sum()) for view, values in presence(experiment.splits["train"]).items()}
+    left = {name: len(rows) for name, rows in experiment.left_out.items()}
+    facts = {"instances": len(experiment.splits["train"]), "have": found, "left_out": left}
+    return {"present": facts} if found or left else {}
 
 
 def _finish(experiment: Experiment, summary: dict[str, Any], maker: Mapping[str, Any] | None) -> None:

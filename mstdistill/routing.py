@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from .certainty import CERTAINTIES, log_weights
 from .errors import ConfigError
 from .kernels import Distilled, Routing, distillation_loss, gate, route
-from .kernels.router import top_k
+from .kernels.constants import LOWEST
+from .kernels.router import top_available, top_k
 
 RULES = ("topk-mean", "topk-weighted", "soft", "random", "fixed", *CERTAINTIES)
 
@@ -44,7 +45,7 @@ class DenseRouter(nn.Module):
         return scores
 
 
-def _hash_uniform(index: Tensor, num_teachers: int, seed: int) -> Tensor:
+def hash_uniform(index: Tensor, num_teachers: int, seed: int) -> Tensor:
     """[B, M] pseudo-random numbers that depend on the instance and the seed alone, not on rank, batch or history."""
     cell = index.to(torch.int64).unsqueeze(1) * num_teachers + torch.arange(num_teachers, device=index.device)
     x = cell * 6364136223846793005 + (seed * 1442695040888963407 + 1) % 2**62
@@ -62,7 +63,7 @@ class RoutingRule:
         name: `topk-mean`, the released rule: the plain mean over the k most probable; `topk-weighted`: their mean
             weighted by their renormalised probabilities; `soft`: one mixture of all M teachers' logits, weighted by
             the probabilities; `random`: k teachers drawn per instance and epoch; `fixed`: always teacher `fixed`;
-            `entropy`, `margin`, `agreement`: as `soft`, weighted by what the teachers say; see `certainty`.
+            `entropy`, `margin`, `agreement`, `product`: as `soft`, weighted by what the teachers say; see `certainty`.
         k: teachers per instance.
         signal: what trains the router beside the load balance: "none", "distill" (the distillation loss through
             the weights: `topk-weighted` and `soft`), "task" (how likely the mixture of teachers finds the true class:
@@ -111,18 +112,22 @@ class RoutingRule:
         return self.name == "soft" or self.judges
 
     def judged(self, routing: Routing, teachers: Tensor, temperature: Tensor) -> Routing:
-        """The routing with weights by what the teachers [B, M, C, ...] say, each at its temperature [M]."""
-        found = log_weights(teachers.detach(), temperature, self.name, self.sharpness)
-        return replace(routing, log_probs=found.to(routing.log_probs.dtype))
+        """The routing with weights by what the teachers [B, M, C, ...] say; their temperatures [M] are in the weights,
+        which need not add up to 1."""
+        found = log_weights(teachers.detach(), temperature, self.name, self.sharpness, routing.seen)
+        return replace(routing, log_probs=found.to(routing.log_probs.dtype) - temperature.to(found.dtype).log())
 
     def select(
-        self, router_logits: Tensor, index: Tensor, epoch: int, weight: Tensor | None = None, balance: str = ""
-    ) -> Routing:
-        """Routing of a batch: router_logits [B, M], index [B] positions in the data set, weight [B] 0 for padding."""
-        routing = route(router_logits, self.k, weight, balance)
+        self, router_logits: Tensor, index: Tensor, epoch: int, weight: Tensor | None = None, balance: str = "",
+        seen: Tensor | None = None,
+    ) -> Routing:  # fmt: skip
+        """Routing of a batch: router_logits [B, M], index [B] positions in the data set, weight [B] 0 for padding, seen
+        [B, M] which teachers can see an instance."""
+        routing = route(router_logits, self.k, weight, balance, seen)
         if self.name == "random":
-            draws = _hash_uniform(index, router_logits.shape[1], self.seed * 100_003 + epoch)
-            return routing.choosing(top_k(draws, self.k), weight)
+            draws = hash_uniform(index, router_logits.shape[1], self.seed * 100_003 + epoch)
+            chosen = top_k(draws, self.k) if seen is None else top_available(draws, seen, self.k)
+            return routing.choosing(chosen, weight)
         if self.name == "fixed":
             return routing.choosing(torch.full_like(routing.indices[:, :1], self.fixed), weight)
         return routing
@@ -133,7 +138,11 @@ class RoutingRule:
         How often it was among the k, over k; where all are mixed, its weight.
         """
         if self.mixes:
-            return (routing.probs.detach() * weight.unsqueeze(1)).sum(dim=0)
+            parts = routing.probs.detach()
+            if self.judges:  # a sum of 0 is of an instance that nobody sees
+                whole = parts.sum(dim=1, keepdim=True)
+                parts = parts / torch.where(whole > 0, whole, 1.0)
+            return (parts * weight.unsqueeze(1)).sum(dim=0)
         return routing.counts.to(torch.float64) / routing.indices.shape[1]
 
     def distillation(
@@ -159,21 +168,32 @@ class RoutingRule:
         if self.mixes:
             indices, weights = None, routing.probs
         elif self.name == "topk-weighted":
-            weights = routing.log_probs.gather(1, routing.indices).softmax(dim=1)
+            at = routing.indices if routing.seen is None else routing.indices.clamp(min=0)
+            weights = routing.log_probs.gather(1, at)
+            if routing.seen is not None:  # a slot of nobody has no part
+                weights = weights.masked_fill(routing.indices < 0, LOWEST)
+            weights = weights.softmax(dim=1)
         if weights is not None and not learns:
             weights = weights.detach()
         if chosen:
             indices = torch.arange(routing.indices.shape[1], device=student.device).expand_as(routing.indices)
+            if routing.seen is not None:
+                indices = torch.where(routing.indices < 0, -1, indices)
         return distillation_loss(
             student, teachers, indices, weights, label, rows, temperature, self.mixes, kd_scale, task_scale,
-            -100 if ignore_index is None else ignore_index,
+            -100 if ignore_index is None else ignore_index, gaps=routing.seen is not None,
         )  # fmt: skip
 
     def task_signal(self, teachers: Tensor, label: Tensor, routing: Routing) -> Tensor:
         """-log sum_m r_m p_m(y) per instance [B]: trains the router towards teachers that are right there.
 
         The probabilities r alone receive a gradient. Dense labels take the mean over the pixels with a label in range.
+        An instance that no teacher sees has none.
         """
+        rows = self._task_signal(teachers, label, routing)
+        return rows if routing.seen is None else torch.where(routing.seen.any(dim=1), rows, 0.0)
+
+    def _task_signal(self, teachers: Tensor, label: Tensor, routing: Routing) -> Tensor:
         log_p = teachers.detach().float().log_softmax(dim=2)
         if label.dim() == 1:  # without a label any class: such a row counts nothing
             right = log_p.gather(2, label.clamp(min=0).view(-1, 1, 1).expand(-1, log_p.shape[1], 1)).squeeze(2)

@@ -23,8 +23,9 @@ def plan_table(experiment: Experiment) -> Table:
     recipe = experiment.recipe
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in experiment.splits.items())
     mixture = recipe.method == "mst"
+    rounds = f"rounds {recipe.rounds.count} x {recipe.rounds.epochs}, " if recipe.rounds.count else ""
     epochs = (
-        f"epochs: co-train {recipe.cotrain.epochs}, specialise {recipe.specialise.epochs}, distil "
+        f"epochs: co-train {recipe.cotrain.epochs}, {rounds}specialise {recipe.specialise.epochs}, distil "
         f"{recipe.distill.epochs}; rule {recipe.routing.rule}, k={recipe.routing.k}"
         if mixture else f"method {recipe.method}, epochs: {recipe.distill.epochs}"
     )  # fmt: skip
@@ -62,14 +63,14 @@ def summary_tables(summary: Mapping[str, Any]) -> tuple[str, list[Table]]:
     header = ["network"] + [f"{split} {title}" for split in splits for _, title in COLUMNS]
     rows = []
     for entry in summary["networks"]:
-        rows.append([entry["name"]] + [f"{entry[split][key]:.3f}" for split in splits for key, _ in COLUMNS])
+        rows.append([entry["name"]] + [_figure(entry, split, key) for split in splits for key, _ in COLUMNS])
     shares = [[name, f"{100 * share:.1f} %"] for name, share in summary["routing_share"].items()]
     title = f"{summary['task']}, student sees {summary['target']}, seed {summary['seed']}"
     parts = [f"# {plain(title)}", markdown_table(header, rows)]
     short = [f"val. {name}" if split != "test" else f"test {name}"
              for split in splits for key, name in COLUMNS if key in SHOWN]  # fmt: skip
     few = [
-        [entry["name"]] + [f"{entry[split][key]:.3f}" for split in splits for key, _ in COLUMNS if key in SHOWN]
+        [entry["name"]] + [_figure(entry, split, key) for split in splits for key, _ in COLUMNS if key in SHOWN]
         for entry in summary["networks"]
     ]
     shown = [_terminal(title, ["network", *short], few)]
@@ -78,6 +79,11 @@ def summary_tables(summary: Mapping[str, Any]) -> tuple[str, list[Table]]:
                   markdown_table(["specialised teacher", "share"], shares)]  # fmt: skip
         shown.append(_terminal("routing, last epoch", ["specialised teacher", "share"], shares))
     return "\n\n".join(parts) + "\n", shown
+
+
+def _figure(entry: Mapping[str, Any], split: str, key: str) -> str:
+    """Of a network on a split; a dash where it sees none of its instances."""
+    return f"{entry[split][key]:.3f}" if split in entry else "–"
 
 
 def _terminal(title: str, header: list[str], rows: list[list[str]]) -> Table:

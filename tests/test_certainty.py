@@ -20,11 +20,12 @@ def test_weights_are_a_distribution_that_ignores_shifts(by: str, seed: int, teac
     logits = torch.randn(6, teachers, 5, generator=g, dtype=torch.float64) * 8
     temperature = torch.rand(teachers, generator=g, dtype=torch.float64) + 0.5
     found = log_weights(logits, temperature, by, sharpness).exp()
-    torch.testing.assert_close(found.sum(dim=1), torch.ones(6, dtype=torch.float64))
+    total = float(teachers) if by == "product" else 1.0
+    torch.testing.assert_close(found.sum(dim=1), torch.full((6,), total, dtype=torch.float64))
     shifted = log_weights(logits + 30 * torch.randn(6, teachers, 1, generator=g), temperature, by, sharpness).exp()
     torch.testing.assert_close(found, shifted)
     if sharpness == 0:
-        torch.testing.assert_close(found, torch.full_like(found, 1 / teachers))
+        torch.testing.assert_close(found, torch.full_like(found, total / teachers))
 
 
 def test_the_surest_counts_most_and_the_odd_one_out_least() -> None:
@@ -68,16 +69,29 @@ def test_calibration_finds_the_temperature_and_leaves_out_what_has_no_label() ->
     assert calibrated(torch.zeros(2, 302)).tolist() == [1.0, 1.0]
 
 
-def test_a_judged_routing_mixes_by_the_weights_and_shares_say_so() -> None:
+@pytest.mark.parametrize("by", CERTAINTIES)
+def test_a_judged_routing_mixes_calibrated_logits_and_shares_say_so(by: str) -> None:
     torch.manual_seed(0)
-    student, teachers = torch.randn(8, 4), torch.randn(8, 3, 4)
-    rule = RoutingRule("entropy", sharpness=6.0)
+    student, teachers, temperature = torch.randn(8, 4), torch.randn(8, 3, 4), torch.tensor([0.5, 1.0, 3.0])
+    rule = RoutingRule(by, sharpness=6.0)
     assert rule.mixes
     assert rule.judges
     assert not rule.needs_chosen_alone
-    routing = rule.judged(rule.select(Router(4, 3)(student), torch.arange(8), 0), teachers, torch.ones(3))
-    weights = log_weights(teachers, torch.ones(3), "entropy", 6.0).exp()
-    torch.testing.assert_close(rule.shares(routing, torch.ones(8)), weights.sum(dim=0))
-    mixed = (weights.unsqueeze(2) * teachers).sum(dim=1)
+    routing = rule.judged(rule.select(Router(4, 3)(student), torch.arange(8), 0), teachers, temperature)
+    weights = log_weights(teachers, temperature, by, 6.0).exp()
+    mixed = (weights.unsqueeze(2) * teachers / temperature[:, None]).sum(dim=1)
     wanted = F.kl_div((student / 4).log_softmax(1), (mixed / 4).softmax(1), reduction="none").sum(1) * 16
     torch.testing.assert_close(rule.distillation(student, teachers, routing, 4.0).loss, wanted)
+    torch.testing.assert_close(rule.shares(routing, torch.ones(8)).sum(), torch.tensor(8.0))
+
+
+def test_independent_teachers_multiplied_are_better_than_averaged() -> None:
+    """Two teachers that each see half of what tells the class: by Bayes' rule their probabilities multiply."""
+    torch.manual_seed(0)
+    label = torch.randint(4, (4000,))
+    seen = torch.randn(2, 4000, 4) * 1.5 + 2.0 * F.one_hot(label, 4)
+    teachers = (seen * 2.0 / 1.5**2).transpose(0, 1)  # [N, 2, C] log-likelihoods
+    mixed = teachers.sum(dim=1)
+    averaged = teachers.softmax(dim=2).mean(dim=1)
+    best = F.cross_entropy(mixed, label)
+    assert best < F.nll_loss(averaged.log(), label) - 0.05

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from mstdistill.kernels.tiles import read
 
 from mstdistill.gpu_day.__main__ import STAGES
 from mstdistill.gpu_day.device import rehearsal
@@ -72,13 +73,16 @@ def test_a_failing_kernel_stops_nothing_and_what_is_good_stays(project: Path, tm
     faults.mkdir()
     (faults / "breaks_routing.py").write_text(BREAKS_ROUTING)
     (faults / "sitecustomize.py").write_text(DIES)
-    some = ("--only", "kernels", "--only", "benchmarks", "--only", "precision")
+    some = ("--only", "kernels", "--only", "benchmarks", "--only", "tiles", "--only", "precision")
     code, said, found = gpu_check(project, *some, PYTHONPATH=str(faults), PYTEST_ADDOPTS="-p breaks_routing")
     assert code == 1, said
     assert not found["kernels"]["ok"]
     assert found["kernels"]["error"].startswith("1 of 1 tests fail: test_equals_float64")
     assert found["benchmarks"]["error"] == "its process ended with -11"
     assert found["precision"]["ok"], said
+    assert found["tiles"]["ok"], said
+    assert found["tiles"]["figures"]["timed"] == 4  # of two kernels what is chosen today, and one more
+    read(project / "benchmarks" / "results" / "rehearsal" / "tiles" / "tiles.json")  # a launch table
     page = (project / "benchmarks" / "results" / "rehearsal" / "page.md").read_text()
     assert page.count("**failed**") == 2
     assert "| precision | half precision | good |" in page
@@ -88,6 +92,7 @@ def test_a_failing_kernel_stops_nothing_and_what_is_good_stays(project: Path, tm
     assert set(found) == {stage.name for stage in STAGES}
     assert all(one["ok"] and one["figures"] and not one.get("skipped") for one in found.values())
     assert "precision: half precision (has a result)" in said
+    assert "a launch table of the better ones (has a result)" in said
     assert "kernels: the kernels against float64, " in said
     page = (project / "benchmarks" / "results" / "rehearsal" / "page.md").read_text()
     assert page.count("| good |") == len(STAGES)

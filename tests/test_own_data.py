@@ -16,9 +16,10 @@ from mstdistill import MstdistillError
 from mstdistill.cli import app
 from mstdistill.config import DataSettings, parse
 from mstdistill.data.prepared.views import make_view, open_views
+from mstdistill.data.present import presence
 from mstdistill.data.sources.own import open_own
 from mstdistill.engine.progress import Screen
-from mstdistill.errors import DataError
+from mstdistill.errors import ConfigError, DataError
 
 from . import tiny_hub
 
@@ -105,6 +106,40 @@ def test_splits_of_ones_own_keep_their_unlabelled_rows_for_training(tmp_path: Pa
     }  # fmt: skip
 
 
+def test_rows_may_lack_a_modality(tmp_path: Path) -> None:
+    """Prepared with zeros and a column that says so; refused without the setting."""
+    columns = arrays(60)
+    columns["wide"] = [None if i % 3 == 0 else x for i, x in enumerate(columns["wide"])]
+    columns["narrow"] = [[] if i % 4 == 0 else x for i, x in enumerate(columns["narrow"])]
+    columns["age"] = [None if i == 5 else x for i, x in enumerate(columns["age"])]
+    location = saved(tmp_path / "d", columns)
+    wanted = {name: name for name in ("wide", "narrow", "age")}
+    _, splits = opened(location, *wanted, columns=wanted, missing="allow")
+    order = np.random.default_rng(19980427).permutation(60)[:36]
+    there = {"wide": order % 3 != 0, "narrow": order % 4 != 0, "age": order != 5}
+    found = presence(splits["train"])
+    assert all(np.array_equal(values, there[name]) for name, values in found.items())
+    assert {"wide", "narrow"} <= set(found)
+    views, _ = everything(splits["train"], "wide", "narrow", "age")
+    for name, values in there.items():
+        assert (views[name][torch.from_numpy(~values)] == 0).all()
+    assert torch.allclose(views["narrow"][torch.from_numpy(there["narrow"])],
+                          torch.tensor([columns["narrow"][i] for i in order[there["narrow"]]]))  # fmt: skip
+    with pytest.raises(DataError, match=r"instances can't be read, more than data.max_broken 0.02; the first: all/0"):
+        opened(location, *wanted, columns=wanted)
+
+
+def test_a_modality_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    columns = arrays(12)
+    columns["wide"] = [[] for _ in range(12)]
+    import datasets
+
+    feature = datasets.List(datasets.List(datasets.Value("float32")))
+    location = saved(tmp_path / "d", columns, wide=feature)
+    with pytest.raises(DataError, match="no instance has 'wide'; leave it out of the recipe"):
+        opened(location, "wide", "age", columns={"wide": "wide", "age": "age"}, missing="allow")
+
+
 def test_a_registered_backbone_trains_on_raw_pictures(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -133,6 +168,51 @@ def test_a_registered_backbone_trains_on_raw_pictures(tmp_path: Path) -> None:
     assert config["class_names"] == ["no", "yes"]
     assert config["input_shape"] == [1, 28, 28]
     assert result.summary["networks"][-1]["name"] == "distilled student"
+
+
+def test_a_recipe_trains_where_sounds_are_missing(tmp_path: Path) -> None:
+    """As above, of whose instances a third has no second modality, and two have no target."""
+    import datasets
+    from PIL import Image
+
+    from mstdistill.pipeline import train
+
+    g = np.random.default_rng(0)
+    label = [i % 2 for i in range(60)]
+    shown = [None if i in (7, 20) else Image.fromarray((g.integers(0, 90, (28, 28)) + 120 * one).astype(np.uint8))
+             for i, one in enumerate(label)]  # fmt: skip
+    heard = [None if i % 3 == 0 else x for i, x in enumerate(g.standard_normal((60, 1, 32, 32)).tolist())]
+    folder = saved(tmp_path / "d", {"seen": shown, "heard": heard, "answer": label}, seen=datasets.Image())
+    from mstdistill.backbones.catalogue import backbones
+
+    teacher = {"name": "heard", "modalities": ["heard"],
+               "backbone": next(name for name, b in backbones().items() if b.inputs == ((1, 32, 32),))}  # fmt: skip
+    recipe = parse({
+        "task": "own", "target": "seen", "data": {"dir": folder, "label": "answer", "missing": "allow"},
+        "batch_size": 16, "models": {"seen": {"student": {"backbone": "LeNet5"}, "teachers": [teacher]}},
+        "cotrain": {"epochs": 1}, "distill": {"epochs": 1, "lr": 1e-3}, "alone": {"enabled": False},
+        "run": {"trackers": []},
+    })  # fmt: skip
+    result = train(recipe, tmp_path / "run", Screen(True))
+    left = json.loads((tmp_path / "run" / "left_out.json").read_text())
+    assert sum(map(len, left.values())) == 2
+    assert all("(all/7)" in one or "(all/20)" in one for rows in left.values() for one in rows)
+    present = result.summary["present"]
+    assert present["instances"] == 36 - present["left_out"].get("train", 0)
+    assert 0.5 < present["have"]["heard"] / present["instances"] < 0.85
+    assert result.summary["networks"][-1]["name"] == "distilled student"
+    with pytest.raises(ConfigError, match="modality_dropout is for teachers of several modalities"):
+        parse(
+            {
+                **recipe.model_dump(),
+                "models": {
+                    "seen": {
+                        "student": {"backbone": "LeNet5"},
+                        "teachers": [{**teacher, "missing": "zero", "modality_dropout": 0.2}],
+                    }
+                },
+            }
+        )
 
 
 def test_splits_of_a_repository_and_labels_that_are_kept_back(tmp_path: Path) -> None:
@@ -276,6 +356,30 @@ def test_checking_finds_what_is_wrong(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check", saved(tmp_path / "good", arrays(60))])
     assert result.exit_code == 0, result.output
     assert "usable" in result.output
+
+
+def test_checking_says_how_complete_data_are(tmp_path: Path) -> None:
+    import datasets
+
+    columns = arrays(40)
+    columns["wide"] = [None if i % 4 == 0 else x for i, x in enumerate(columns["wide"])]
+    location = saved(tmp_path / "d", columns)
+    refused = mstdistill.check(location)
+    assert not refused.usable
+    assert "learn from what is there (data.missing=allow, --allow-missing)" in refused.wrong[0]
+    allowed = mstdistill.check(location, missing="allow")
+    assert allowed.usable
+    assert allowed.figures["modalities"]["wide"]["present"] == 0.75
+    assert allowed.figures["rows"]["complete"] == 30
+    assert any(text.startswith("10 of 40 instances lack a modality") for text in allowed.odd)
+    shown = CliRunner().invoke(app, ["check", location, "--allow-missing"])
+    assert shown.exit_code == 0
+    assert "75.0 %" in shown.output
+    rows = [{"a": np.ones(3), "b": None if i % 2 else np.ones(2), "label": i % 3} for i in range(20)]
+    assert mstdistill.check(rows, missing="allow").figures["modalities"]["b"]["present"] == 0.5
+    feature = datasets.List(datasets.Value("float32"))
+    nobody = mstdistill.check(saved(tmp_path / "n", {**columns, "wide": [[]] * 40}, wide=feature), missing="allow")
+    assert any(text.startswith("wide: no instance has it") for text in nobody.wrong)
 
 
 def test_checking_pictures_sounds_and_texts(tmp_path: Path) -> None:

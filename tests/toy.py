@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from torch import Tensor
 
 from mstdistill import Teacher, distill
+from mstdistill.data.split import Split
 from mstdistill.engine.seeding import initialising
 from mstdistill.errors import MstdistillError
 from mstdistill.pipeline import Result
@@ -52,11 +56,47 @@ def networks(dropout: float = 0.0, norm: bool = False, unused: bool = False) -> 
     return student, teachers
 
 
+class Gappy:
+    """A split of which some instances lack modalities, with anything in their place.
+
+    Args:
+        lacks: modality -> positions.
+        fill: what stands where nothing is.
+    """
+
+    deterministic = True
+
+    def __init__(self, split: Split, lacks: Mapping[str, list[int]], fill: float = 0.0) -> None:
+        self.split, self.fill, self.fingerprint = split, fill, split.fingerprint + repr(sorted(lacks.items()))
+        self.present = {name: ~np.isin(np.arange(len(split)), rows) for name, rows in lacks.items()}
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def fetch(self, index: np.ndarray, modalities: Any) -> tuple[dict[str, Tensor], Tensor]:
+        inputs, label = self.split.fetch(index, modalities)
+        for name, there in self.present.items():
+            if name in inputs:
+                inputs[name] = inputs[name].clone()
+                inputs[name][torch.from_numpy(~there[index])] = self.fill
+        return inputs, label
+
+
+def gappy(count: int = 80, seed: int = 1, fill: float = 0.0) -> Gappy:
+    """A third without `m2`, two without the target."""
+    return Gappy(make_split(count, seed=seed), {"m2": list(range(0, count, 3)), "m1": [4, 7]}, fill)
+
+
 def run(
-    out: Path | str, count: int = 80, dropout: float = 0.0, norm: bool = False, unused: bool = False, **settings: Any
-) -> Result:
-    """The three stages and the comparison on `count` toy instances."""
+    out: Path | str, count: int = 80, dropout: float = 0.0, norm: bool = False, unused: bool = False,
+    lacking: bool = False, hiding: float = 0.0, **settings: Any,
+) -> Result:  # fmt: skip
+    """The three stages and the comparison on `count` toy instances; `lacking` some modalities, of which the first
+    teacher needs not all."""
     student, teachers = networks(dropout, norm, unused)
+    if lacking:
+        teachers[0].missing, teachers[0].modality_dropout = "zero", hiding
+        settings.setdefault("train", gappy(count))
     extra = {key: settings.pop(key) for key in ("observe", "train", "validation", "quiet") if key in settings}
     return distill(
         student, teachers, extra.pop("train", None) or make_split(count, seed=1),

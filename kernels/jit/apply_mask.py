@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..tiles import choose, device_names
 from .base import FUSE_MULTIPLY_ADD, acc_type, aligned, alignment, no_second_derivative, on_device, pow2
 
 
@@ -90,15 +91,13 @@ def apply_mask_backward(
     tl.store(delta_ptr + instance * d + row, total * mask * (1.0 - mask), mask=live)
 
 
-def apply_tiles(d: int, positions: int, contiguous_width: bool) -> tuple[int, int]:
-    """(features, positions) a tile: about 2,048 elements, long along the axis that lies in memory."""
-    if positions == 1:
-        return min(1024, max(16, pow2(d))), 1
-    if contiguous_width:  # tokens, channels-last maps
-        bd = min(128, max(16, pow2(d)))
-        return bd, max(1, min(16, pow2(positions)))
-    bp = min(1024, max(16, pow2(positions)))
-    return max(1, min(2048 // bp, pow2(d))), bp
+def apply_tiles(d: int, positions: int, contiguous_width: bool, where: tuple[str, ...]) -> tuple[int, int, int]:
+    """(features, positions) a tile, long along the axis that lies in memory, and warps."""
+    layout = "vectors" if positions == 1 else "tokens" if contiguous_width else "maps"  # tokens, channels-last maps
+    choice = choose("apply_mask", pow2(d if layout == "vectors" else positions), layout, where)
+    least = (1, 16) if layout == "maps" else (16, 1)
+    return (min(choice["features"], max(least[0], pow2(d))),
+            min(choice["positions"], max(least[1], pow2(positions))), choice["warps"])  # fmt: skip
 
 
 def _alignment(wide: bool, *tensors: Tensor) -> int:
@@ -115,14 +114,14 @@ def apply(y: Tensor, constant: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]
     mask = torch.empty(batch, d, dtype=y.dtype, device=y.device)
     if feature.numel():
         wide = feature.stride(1) == 1
-        bd, bp = apply_tiles(d, feature.shape[2], wide)
+        bd, bp, warps = apply_tiles(d, feature.shape[2], wide, device_names(feature.device))
         align = _alignment(wide, feature, out)
         with on_device(feature):
             apply_mask[(batch, triton.cdiv(d, bd))](
                 y.contiguous(), constant.contiguous(), feature, out, mask, d, feature.shape[2],
                 max(1, batch // max(1, len(constant))), *feature.stride(), *out.stride(),
                 H=heads, BD=bd, BP=bp, ALIGN=align, WIDE=wide, ACC=acc_type(y.dtype),
-                num_warps=4, enable_fp_fusion=FUSE_MULTIPLY_ADD,
+                num_warps=warps, enable_fp_fusion=FUSE_MULTIPLY_ADD,
             )  # fmt: skip
     return out, mask
 
@@ -143,7 +142,7 @@ def apply_gradient(
     delta = torch.empty_like(mask)
     if feature.numel():
         wide = feature.stride(1) == 1
-        bd, bp = apply_tiles(d, positions, wide)
+        bd, bp, warps = apply_tiles(d, positions, wide, device_names(feature.device))
         align = _alignment(wide, feature, outer, *([grad] if feature_grad else []))
         with on_device(feature):
             apply_mask_backward[(batch, triton.cdiv(d, bd))](
@@ -151,7 +150,7 @@ def apply_gradient(
                 *feature.stride(), *outer.stride(), *(grad.stride() if feature_grad else (0, 0, 0)),
                 BD=bd, BP=bp, ALIGN=align, WIDE=wide, EXTRA=extra is not None,
                 GRAD=feature_grad, ACC=acc_type(mask.dtype),
-                num_warps=4, enable_fp_fusion=FUSE_MULTIPLY_ADD,
+                num_warps=warps, enable_fp_fusion=FUSE_MULTIPLY_ADD,
             )  # fmt: skip
     return delta, grad
 

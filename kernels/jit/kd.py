@@ -14,8 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..launch import wide
+from ..tiles import choose, device_names
 from . import kd_dense, kd_rows, kd_wide
-from .base import FUSE_MULTIPLY_ADD, acc_type, aligned, alignment, on_device
+from .base import FUSE_MULTIPLY_ADD, acc_type, aligned, alignment, on_device, pow2
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -41,12 +42,13 @@ def scale_rows_(x: Tensor, factor: Tensor) -> None:
     if x.numel() == 0:
         return
     width = x[0].numel()
-    block = min(4096, triton.next_power_of_2(width))
+    choice = choose("scale_rows", pow2(width), where=device_names(x.device))
+    block = min(choice["block"], pow2(width))
     per_row = triton.cdiv(width, block)
     with on_device(x):
         scale_rows[(len(x) * per_row,)](
             x, factor, width, per_row, factor.stride(0), BLOCK=block, ALIGN=alignment((width,)), ACC=acc_type(x.dtype),
-            num_warps=4, enable_fp_fusion=FUSE_MULTIPLY_ADD,
+            num_warps=choice["warps"], enable_fp_fusion=FUSE_MULTIPLY_ADD,
         )  # fmt: skip
 
 

@@ -13,10 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..tiles import choose, device_names, kind_of
 from .base import FUSE_MULTIPLY_ADD, acc_type, add_up, aligned, alignment, parts_of, pow2
 from .kd_wide import merge, teacher_at
-
-PIXELS = 512
 
 
 @triton.jit
@@ -185,7 +184,8 @@ def launch(student: Tensor, teachers: Tensor, tensors: dict[str, Tensor | None],
     if student.stride(2) != 1:  # channels last: one copy costs less than reading across the lanes twice
         student = student.contiguous()
     acc, device, k = out["loss"].dtype, student.device, flags["K"]
-    pb = max(16, min(PIXELS, pow2(pixels)))
+    choice = choose("kd_dense", pow2(pixels), kind_of(student.dtype, teachers.dtype), device_names(device))
+    pb = max(16, min(choice["pixels"], pow2(pixels)))
     s = -(-pixels // pb)
     align = alignment((pixels,), student, teachers)
     parts = parts_of(out, s)
@@ -194,6 +194,6 @@ def launch(student: Tensor, teachers: Tensor, tensors: dict[str, Tensor | None],
     kd_dense[(batch, s)](
         student, teachers, *tensors.values(), *parts.values(), stats, len(teachers), teachers.shape[1], classes, pixels,
         *student.stride(), *teachers.stride(), ignore, T=temperature, PB=pb, ALIGN=align, **flags, ACC=acc_type(acc),
-        num_warps=4, enable_fp_fusion=FUSE_MULTIPLY_ADD,
+        num_warps=choice["warps"], enable_fp_fusion=FUSE_MULTIPLY_ADD,
     )  # fmt: skip
     add_up(parts, out, flags)

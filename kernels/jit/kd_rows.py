@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..tiles import choose, device_names, kind_of
 from .base import FUSE_MULTIPLY_ADD, acc_type, aligned, alignment, pow2
 
 LARGEST = 4096
@@ -167,18 +168,18 @@ def kd_rows(
         tl.store(out, grad.to(grad_ptr.dtype.element_ty), mask=there)
 
 
-def tiles(classes: int) -> tuple[int, int, int]:
-    """(rows a tile, padded classes, warps): 1,024 to 4,096 elements a tile, 8 to 32 a thread."""
+def tiles(classes: int, kind: str, where: tuple[str, ...]) -> tuple[int, int, int]:
+    """(rows a tile, padded classes, warps)."""
     cp = max(2, pow2(classes))
-    r = max(1, min(64, 1024 // cp))
-    return r, cp, max(2, min(16, r * cp // 256))
+    choice = choose("kd_rows", cp, kind, where)
+    return choice["rows"], cp, choice["warps"]
 
 
 def launch(student: Tensor, teachers: Tensor, tensors: dict[str, Tensor | None], out: dict[str, Tensor],
            flags: dict[str, Any], temperature: float, ignore: int) -> None:  # fmt: skip
     """Run it: `tensors` and `out` are named as the kernel's pointers."""
     batch, classes = student.shape
-    r, cp, warps = tiles(classes)
+    r, cp, warps = tiles(classes, kind_of(student.dtype, teachers.dtype), device_names(student.device))
     align = alignment((classes,), student, teachers)
     kd_rows[(-(-batch // r),)](
         student, teachers, *tensors.values(), *out.values(), batch, len(teachers), teachers.shape[1], classes,

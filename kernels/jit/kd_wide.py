@@ -14,10 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .base import FUSE_MULTIPLY_ADD, acc_type, add_up, aligned, alignment, parts_of
+from ..tiles import choose, device_names, kind_of
+from .base import FUSE_MULTIPLY_ADD, acc_type, add_up, aligned, alignment, parts_of, pow2
 
-BLOCK = 4096
-WARPS = 16
 # Slices are worth their second launch where fewer rows than this leave multiprocessors idle.
 FEW_ROWS = 256
 
@@ -325,12 +324,12 @@ def kd_wide_reference(
         tl.store(reference_ptr + row * C + column, back.to(reference_ptr.dtype.element_ty), mask=column < stop)
 
 
-def slices(batch: int, classes: int) -> tuple[int, int]:
-    """(slices a row, classes a slice)."""
+def slices(batch: int, classes: int, block: int) -> tuple[int, int]:
+    """(slices a row, classes a slice: multiples of the block)."""
     if batch >= FEW_ROWS:
         return 1, classes
-    wanted = min(-(-classes // BLOCK), -(-2 * FEW_ROWS // max(1, batch)))
-    width = -(-classes // wanted // BLOCK) * BLOCK if wanted else classes
+    wanted = min(-(-classes // block), -(-2 * FEW_ROWS // max(1, batch)))
+    width = -(-classes // wanted // block) * block if wanted else classes
     return -(-classes // width), width
 
 
@@ -340,7 +339,8 @@ def launch(student: Tensor, teachers: Tensor, tensors: dict[str, Tensor | None],
     batch, classes = student.shape
     acc, device, k = out["loss"].dtype, student.device, flags["K"]
     needs_stats = flags["REFERENCE"]
-    s, width = slices(batch, classes)
+    choice = choose("kd_wide", pow2(classes), kind_of(student.dtype, teachers.dtype), device_names(device))
+    s, width = slices(batch, classes, choice["block"])
     choices = 1 if flags["MIXTURE"] else k
     sliced = s > 1 or needs_stats
     stats = torch.empty(batch, 2 + choices, s, 2, dtype=acc, device=device)
@@ -349,8 +349,8 @@ def launch(student: Tensor, teachers: Tensor, tensors: dict[str, Tensor | None],
              "MIXTURE": flags["MIXTURE"], "K": k}  # fmt: skip
     # slices are multiples of the block; the whole row's width is the classes
     align = alignment((classes, width), student, teachers)
-    common = {"T": temperature, "ALIGN": align, "BC": min(BLOCK, triton.next_power_of_2(classes)), "ACC": acc_type(acc),
-              "num_warps": WARPS, "enable_fp_fusion": FUSE_MULTIPLY_ADD}  # fmt: skip
+    common = {"T": temperature, "ALIGN": align, "BC": min(choice["block"], pow2(classes)), "ACC": acc_type(acc),
+              "num_warps": choice["warps"], "enable_fp_fusion": FUSE_MULTIPLY_ADD}  # fmt: skip
     sizes = (len(teachers), teachers.shape[1], classes, *student.stride(), *teachers.stride())
     heads = [tensors[name] for name in ("rows", "indices", "weights")]
     if sliced:

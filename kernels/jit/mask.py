@@ -10,7 +10,6 @@ Bytes (e of `packed`, W = 2 H DH + H): forward B d W e + 8 B H d, backward 2 B d
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..launch import interpreted, wide
+from ..tiles import choose, device_names
 from .base import FUSE_MULTIPLY_ADD, acc_type, no_second_derivative, on_device
 
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
@@ -242,54 +242,19 @@ def padded_values(heads: int) -> int:
 
 MAX_HEAD = 256
 
-Tile = tuple[int, int, int, int]
-# (kind, backward) -> (widest padded head, (rows, columns, warps, stages)): the first that spilled nothing in trial
-# builds for sm_80, sm_90 and sm_100 (`python -m mstdistill.kernels.aot`), larger tiles tried first.
-_NVIDIA: dict[tuple[str, bool], list[tuple[int, Tile]]] = {
-    ("tf32", False): [(48, (128, 64, 4, 2)), (64, (128, 64, 8, 2)), (192, (128, 64, 4, 2)), (256, (64, 64, 4, 2))],
-    ("tf32", True): [(64, (64, 64, 4, 2)), (80, (64, 64, 8, 2)), (96, (32, 32, 4, 2)), (112, (32, 32, 8, 2)),
-                     (128, (64, 64, 8, 2)), (256, (32, 32, 4, 2))],
-    ("bf16", False): [(192, (128, 64, 4, 2)), (256, (128, 64, 8, 2))],
-    ("bf16", True): [(128, (64, 64, 4, 2)), (192, (64, 32, 8, 2)), (256, (64, 64, 8, 2))],
-    ("ieee", False): [(80, (64, 32, 4, 2)), (128, (64, 32, 8, 2)), (256, (64, 16, 8, 2))],
-    ("ieee", True): [(32, (64, 32, 4, 2)), (48, (64, 32, 8, 2)), (64, (32, 64, 8, 2)), (96, (64, 32, 8, 2)),
-                     (112, (32, 32, 4, 2)), (128, (64, 16, 8, 2)), (192, (32, 16, 8, 1)), (256, (16, 16, 4, 1))],
-}  # fmt: skip
-# For GPUs with about 100 KB of shared memory (sm_86, sm_89, sm_120) where a tile above would not fit.
-_SMALL: Tile = (32, 32, 4, 1)
-# The same for gfx942, whose shared memory allows one stage.
-_AMD: dict[tuple[str, bool], list[tuple[int, Tile]]] = {
-    ("tf32", False): [(192, (128, 64, 4, 1)), (256, (64, 64, 4, 1))],
-    ("tf32", True): [(128, (64, 64, 4, 1)), (256, (32, 32, 4, 1))],
-    ("bf16", False): [(256, (128, 64, 4, 1))],
-    ("bf16", True): [(192, (64, 64, 4, 1)), (256, (32, 32, 4, 1))],
-    ("ieee", False): [(256, (64, 32, 4, 1))],
-    ("ieee", True): [(128, (64, 32, 4, 1)), (256, (32, 32, 4, 1))],
-}
 
-
-def tiles(dtype: torch.dtype, head: int, precision: str, backward: bool, hip: bool, small: bool = False) -> Tile:
-    """(rows, columns, warps, stages) for a padded head width; `small`: on a GPU with little shared memory."""
-    if dtype == torch.float64:  # tests
-        return 32, 32, 4, 1
-    kind = precision if dtype == torch.float32 else "bf16"
-    table = (_AMD if hip else _NVIDIA)[kind, backward]
-    if small and head > 64 and kind != "ieee":
-        return _SMALL
-    return next(tile for widest, tile in table if head <= widest)
-
-
-@cache
-def _shared_memory(device: torch.device) -> int:
-    properties: Any = torch.cuda.get_device_properties(device)
-    return int(properties.shared_memory_per_block_optin)
+def tiles(
+    dtype: torch.dtype, head: int, precision: str, backward: bool, where: tuple[str, ...]
+) -> tuple[int, int, int, int]:
+    """(rows, columns, warps, stages) for a padded head width."""
+    kind = {torch.float64: "float64", torch.float32: precision}.get(dtype, "bf16")
+    choice = choose("attend_backward" if backward else "attend", head, kind, where)
+    return choice["rows"], choice["columns"], choice["warps"], choice["stages"]
 
 
 def _constants(packed: Tensor, heads: int, head: int, precision: str, backward: bool) -> dict[str, Any]:
     d0, d1, d2 = head_parts(head)
-    hip = torch.version.hip is not None
-    small = packed.is_cuda and not hip and _shared_memory(packed.device) < 160_000
-    bm, bn, warps, stages = tiles(packed.dtype, d0 + d1 + d2, precision, backward, hip, small)
+    bm, bn, warps, stages = tiles(packed.dtype, d0 + d1 + d2, precision, backward, device_names(packed.device))
     return {
         "H": heads, "DH": d0 + d1 + d2, "D0": d0, "D1": d1, "D2": d2, "BM": bm, "BN": bn,
         "PRECISION": "ieee" if packed.dtype == torch.float64 else precision,

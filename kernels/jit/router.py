@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..constants import BALANCES, LOWEST
 from ..launch import wide
+from ..tiles import choose, device_names
 from .base import FUSE_MULTIPLY_ADD, acc_type, aligned, alignment, no_second_derivative, on_device, pow2
 
 
@@ -25,6 +26,7 @@ from .base import FUSE_MULTIPLY_ADD, acc_type, aligned, alignment, no_second_der
 def route_forward(
     logits_ptr,  # [B, M] any floating type
     weight_ptr,  # [B] or unused
+    seen_ptr,  # [B, M] uint8, contiguous: whether a teacher can see an instance; None: each sees all
     log_probs_ptr,  # [B, M] ACC
     indices_ptr,  # [B, K] int64
     peak_ptr,  # [blocks, MP] ACC scratch: maximum per column
@@ -45,6 +47,7 @@ def route_forward(
     ALONE: tl.constexpr,
     ALIGN: tl.constexpr,
     WEIGHTED: tl.constexpr,
+    MASKED: tl.constexpr,
     MODE: tl.constexpr,
     LOWEST: tl.constexpr,
     ACC: tl.constexpr,
@@ -68,8 +71,15 @@ def route_forward(
             other=float("-inf"),
         ).to(ACC)
         logits = tl.where(live[:, None], logits, 0.0)
+        free = tl.broadcast_to(inside[None, :], [R, MP])
+        if MASKED:
+            free = tl.load(seen_ptr + row[:, None] * M + lane[None, :], mask=there, other=0) != 0
+            some = tl.max(free.to(tl.int32), axis=1) > 0  # a row that nobody sees must not become NaN on the way
+            logits = tl.where(some[:, None], tl.where(free, logits, float("-inf")), 0.0)
         shifted = logits - tl.max(logits, axis=1)[:, None]
         log_p = shifted - tl.log(tl.sum(tl.exp(shifted), axis=1))[:, None]
+        if MASKED:
+            log_p = tl.where(free, log_p, LOWEST)
         tl.store(log_probs_ptr + row[:, None] * M + lane[None, :], log_p, mask=there)
 
         if WEIGHTED:
@@ -81,11 +91,12 @@ def route_forward(
 
         # a row of NaN counts as all equal, so that an index stays an index
         key = tl.where(log_p != log_p, 0.0, log_p)
-        free = tl.broadcast_to(inside[None, :], [R, MP])
         for choice in range(K):
             best = tl.max(tl.where(free, key, float("-inf")), axis=1)
             candidate = free & (key == best[:, None])
             chosen = tl.min(tl.where(candidate, lane[None, :], MP), axis=1)
+            if MASKED:  # nobody left: -1, which hits no lane
+                chosen = tl.where(chosen < MP, chosen, -1)
             tl.store(indices_ptr + row * K + choice, chosen.to(tl.int64), mask=live)
             hit = lane[None, :] == chosen[:, None]
             free = free & (hit == 0)
@@ -177,7 +188,9 @@ def route_backward(
     WEIGHTED: tl.constexpr,
     OUTER: tl.constexpr,
     SUMS: tl.constexpr,
+    MASKED: tl.constexpr,
     MODE: tl.constexpr,
+    LOWEST: tl.constexpr,
     ACC: tl.constexpr,
 ):
     if ALIGN > 1:
@@ -211,21 +224,28 @@ def route_backward(
             outer_ptr + row[:, None] * stride_b + lane[None, :].to(tl.int64) * stride_m, mask=there, other=0.0
         ).to(ACC)
     part = tl.where(there, part, 0.0)
+    if MASKED:  # what a teacher can't see is a constant there
+        part = tl.where(log_p == LOWEST, 0.0, part)
     grad = part - tl.exp(log_p) * tl.sum(part, axis=1)[:, None]
     tl.store(grad_ptr + row[:, None] * M + lane[None, :], grad.to(grad_ptr.dtype.element_ty), mask=there)
 
 
-def tiles(rows: int, teachers: int) -> tuple[int, int, int, int, int]:
-    """(rows a tile, padded teachers, tiles a block, blocks, warps): 2,048 elements a tile, at most 512 blocks."""
+def tiles(rows: int, teachers: int, where: tuple[str, ...]) -> tuple[int, int, int, int, int]:
+    """(rows a tile, padded teachers, tiles a block, blocks, warps): at most 512 blocks; few rows take fewer warps."""
     mp = max(2, pow2(teachers))
-    r = max(1, min(256, 2048 // mp, pow2(rows)))
+    choice = choose("route", mp, where=where)
+    r, warps = min(choice["rows"], pow2(rows)), choice["warps"]
+    if r < choice["rows"]:
+        warps = min(warps, max(2, r * mp // 256))
     wanted = -(-max(rows, 1) // r)
     per_block = pow2(wanted) if wanted <= 4 else pow2(-(-wanted // 512))
-    return r, mp, per_block, -(-wanted // per_block), 4 if r * mp >= 1024 else 2
+    return r, mp, per_block, -(-wanted // per_block), warps
 
 
 @torch.library.custom_op("mstdistill::route", mutates_args=())
-def route(logits: Tensor, weight: Tensor | None, k: int, mode: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def route(
+    logits: Tensor, weight: Tensor | None, seen: Tensor | None, k: int, mode: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(log-probabilities [B, M], indices [B, k], log-sums [M], counts [M], balance loss [])."""
     rows, teachers = logits.shape
     acc, device = wide(logits.dtype), logits.device
@@ -234,20 +254,22 @@ def route(logits: Tensor, weight: Tensor | None, k: int, mode: str) -> tuple[Ten
     log_sums = torch.empty(teachers, dtype=acc, device=device)
     counts = torch.empty(teachers, dtype=torch.int64, device=device)
     loss = torch.empty((), dtype=acc, device=device)
-    r, mp, per_block, blocks, warps = tiles(rows, teachers)
+    r, mp, per_block, blocks, warps = tiles(rows, teachers, device_names(device))
     scratch = torch.empty(2 * blocks * mp + blocks, dtype=acc, device=device)
     tally = torch.empty(blocks * mp, dtype=torch.int32, device=device)
     if weight is not None:
         weight = weight.contiguous()
+    if seen is not None:
+        seen = seen.contiguous().view(torch.uint8)
     parts = (scratch, scratch[blocks * mp :], tally, scratch[2 * blocks * mp :])
     shared = {"MP": mp, "MODE": BALANCES.index(mode), "LOWEST": LOWEST, "ACC": acc_type(acc), "num_warps": warps,
               "enable_fp_fusion": FUSE_MULTIPLY_ADD}  # fmt: skip
     with on_device(logits):
         route_forward[(blocks,)](
-            logits, weight if weight is not None else logits, log_probs, indices,
+            logits, weight if weight is not None else logits, seen, log_probs, indices,
             *parts, log_sums, counts, loss, rows, teachers, logits.stride(0), logits.stride(1),
             K=k, R=r, TILES=per_block, ALONE=blocks == 1, ALIGN=alignment((teachers,), logits),
-            WEIGHTED=weight is not None, **shared,
+            WEIGHTED=weight is not None, MASKED=seen is not None, **shared,
         )  # fmt: skip
         if blocks > 1:
             nb = max(1, min(pow2(blocks), 4096 // mp))
@@ -256,7 +278,9 @@ def route(logits: Tensor, weight: Tensor | None, k: int, mode: str) -> tuple[Ten
 
 
 @route.register_fake
-def _(logits: Tensor, weight: Tensor | None, k: int, mode: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(
+    logits: Tensor, weight: Tensor | None, seen: Tensor | None, k: int, mode: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows, teachers = logits.shape
     acc = wide(logits.dtype)
     return (
@@ -276,13 +300,14 @@ def route_gradient(
     outer: Tensor | None,
     sums: Tensor | None,
     loss: Tensor | None,
+    masked: bool,
     mode: str,
     dtype: torch.dtype,
 ) -> Tensor:
     """Gradient [B, M] at the logits, of type `dtype`."""
     rows, teachers = log_probs.shape
     grad = torch.empty(rows, teachers, dtype=dtype, device=log_probs.device)
-    r, mp, _, _, warps = tiles(rows, teachers)
+    r, mp, _, _, warps = tiles(rows, teachers, device_names(log_probs.device))
     strides = outer.stride() if outer is not None else (0, 0)
     align = alignment((teachers,), *([] if outer is None else [outer]))
     if weight is not None:
@@ -292,8 +317,8 @@ def route_gradient(
         route_backward[(-(-rows // r),)](
             log_probs, log_sums, *(x if x is not None else blank for x in (weight, outer, sums, loss)), grad,
             rows, teachers, *strides, R=r, MP=mp, ALIGN=align,
-            WEIGHTED=weight is not None, OUTER=outer is not None, SUMS=sums is not None,
-            MODE=BALANCES.index(mode) if loss is not None else 0, ACC=acc_type(log_probs.dtype),
+            WEIGHTED=weight is not None, OUTER=outer is not None, SUMS=sums is not None, MASKED=masked,
+            MODE=BALANCES.index(mode) if loss is not None else 0, LOWEST=LOWEST, ACC=acc_type(log_probs.dtype),
             num_warps=warps, enable_fp_fusion=FUSE_MULTIPLY_ADD,
         )  # fmt: skip
     return grad
@@ -307,6 +332,7 @@ def _(
     outer: Tensor | None,
     sums: Tensor | None,
     loss: Tensor | None,
+    masked: bool,
     mode: str,
     dtype: torch.dtype,
 ) -> Tensor:
@@ -314,12 +340,12 @@ def _(
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-    logits, weight, _, mode = inputs
+    logits, weight, seen, _, mode = inputs
     log_probs, indices, log_sums, counts, _ = output
     ctx.mark_non_differentiable(indices, counts)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(log_probs, log_sums, weight)
-    ctx.mode, ctx.dtype = mode, logits.dtype
+    ctx.masked, ctx.mode, ctx.dtype = seen is not None, mode, logits.dtype
 
 
 def _backward(ctx: Any, outer: Any, _indices: Any, sums: Any, _counts: Any, loss: Any) -> Any:
@@ -327,8 +353,8 @@ def _backward(ctx: Any, outer: Any, _indices: Any, sums: Any, _counts: Any, loss
     if ctx.mode == "":
         loss = None
     sums = None if sums is None else sums.contiguous()  # autograd hands on expanded tensors
-    grad = torch.ops.mstdistill.route_backward(log_probs, log_sums, weight, outer, sums, loss, ctx.mode, ctx.dtype)
-    return grad, None, None, None
+    given = (weight, outer, sums, loss, ctx.masked, ctx.mode, ctx.dtype)
+    return torch.ops.mstdistill.route_backward(log_probs, log_sums, *given), None, None, None, None
 
 
 route.register_autograd(_backward, setup_context=_setup)

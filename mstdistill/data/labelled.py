@@ -51,6 +51,11 @@ class PartlyLabelled:
         """See `split.Stored`."""
         return getattr(self.split, "scales", {})
 
+    @property
+    def present(self) -> Mapping[str, np.ndarray]:
+        """See `present.presence`."""
+        return getattr(self.split, "present", {})
+
     def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """See `split.Split`."""
         inputs, label = self.split.fetch(index, modalities)

@@ -96,6 +96,12 @@ class Subset:
         """See `Stored`."""
         return getattr(self.split, "scales", {})
 
+    @property
+    def present(self) -> Mapping[str, np.ndarray]:
+        """See `present.presence`."""
+        found: Mapping[str, np.ndarray] = getattr(self.split, "present", {})
+        return {name: values[self.index] for name, values in found.items()}
+
     def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         return self.split.fetch(self.index[index], modalities)
 

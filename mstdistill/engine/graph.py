@@ -104,7 +104,8 @@ class StepGraph:
             return self.step(batch)
         own = Batch({name: x.clone() for name, x in batch.inputs.items()}, batch.label.clone(), batch.index.clone(),
                       batch.weight.clone(), batch.normaliser, batch.share, batch.closes_step,
-                    labelled=batch.labelled)  # fmt: skip
+                      labelled=batch.labelled,
+                      present={name: x.clone() for name, x in batch.present.items()})  # fmt: skip
         out: Parts = {}
 
         def work() -> None:
@@ -119,7 +120,8 @@ class StepGraph:
         own = recorded.batch
         for name, x in batch.inputs.items():
             own.inputs[name].copy_(x, non_blocking=True)
-        for mine, new in ((own.label, batch.label), (own.index, batch.index), (own.weight, batch.weight)):
+        present = [(x, batch.present[name]) for name, x in own.present.items()]
+        for mine, new in ((own.label, batch.label), (own.index, batch.index), (own.weight, batch.weight), *present):
             mine.copy_(new, non_blocking=True)
         recorded.replay()
         self.replays += 1

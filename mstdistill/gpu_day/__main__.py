@@ -21,12 +21,13 @@ from .stage import Stage, apart, done_before, here
 
 _PACKAGE = ("accelerate", "datasets", "transformers", "pydantic", "sklearn", "typer")
 STAGES = (
-    Stage("kernels", "the kernels against float64", 110, ("pytest", "triton"), kernels.correctness),
-    Stage("benchmarks", "the kernels against what else one could use", 150, ("triton",), kernels.benchmarks),
-    Stage("digits", "av-digits, graph capture off and on", 70, _PACKAGE, training.digits),
-    Stage("shapes", "AV-MNIST's shapes, graph capture off and on", 70, _PACKAGE, training.shapes),
-    Stage("nccl", "one process through its own backend", 40, _PACKAGE, training.several),
-    Stage("precision", "half precision", 40, _PACKAGE, training.precisions),
+    Stage("kernels", "the kernels against float64", 95, ("pytest", "triton"), kernels.correctness),
+    Stage("benchmarks", "the kernels against what else one could use", 120, ("triton",), kernels.benchmarks),
+    Stage("tiles", "tiles tried, a launch table of the better ones", 75, ("triton",), kernels.tiles),
+    Stage("digits", "av-digits, graph capture off and on", 60, _PACKAGE, training.digits),
+    Stage("shapes", "AV-MNIST's shapes, graph capture off and on", 60, _PACKAGE, training.shapes),
+    Stage("nccl", "one process through its own backend", 35, _PACKAGE, training.several),
+    Stage("precision", "half precision", 35, _PACKAGE, training.precisions),
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ class Device:
         environment: for every stage.
         tests: what pytest is given, of the kernels' correctness.
         benchmark: arguments of the kernels' benchmark.
+        tiles: arguments of the search for tiles.
         training: settings of each run of av-digits.
         shapes: settings, and instances, of a run on AV-MNIST's shapes.
         graphs: whether steps can be captured as CUDA graphs.
@@ -29,12 +30,13 @@ class Device:
     environment: Mapping[str, str]
     tests: tuple[str, ...]
     benchmark: tuple[str, ...]
+    tiles: tuple[str, ...]
     training: tuple[str, ...]
     shapes: Mapping[str, int]
     graphs: bool
     precisions: tuple[str, ...] = ("bf16", "fp16")
     scale: float = 1.0
-    unset: tuple[str, ...] = field(default=("TRITON_INTERPRET", "MSTDISTILL_KERNELS"))
+    unset: tuple[str, ...] = field(default=("TRITON_INTERPRET", "MSTDISTILL_KERNELS", "MSTDISTILL_TILES"))
 
     @property
     def folder(self) -> str:
@@ -50,7 +52,7 @@ def gpu() -> Device | None:
         return None
     return Device(
         torch.cuda.get_device_name(), "nccl", {}, ("tests/gpu/test_kernels.py",),
-        ("--budget", "130", "--baselines", "eager,compile,liger,sdpa"),
+        ("--budget", "100", "--baselines", "eager,compile,liger,sdpa"), ("--budget", "55"),
         ("cotrain.epochs=4", "specialise.epochs=1", "distill.epochs=12", "alone.enabled=false"),
         {"instances": 8192, "epochs": 3, "batch": 512}, True,
     )  # fmt: skip
@@ -62,6 +64,8 @@ def rehearsal() -> Device:
         "rehearsal", "gloo", {"ACCELERATE_USE_CPU": "true", "TRITON_INTERPRET": "1"},
         ("tests/kernels/test_router.py", "-k", "triton-KL-True-dtype1 and size1"),
         ("--kernel", "route", "--shape", "B=512", "--baselines", "eager"),
+        ("--kernel", "scale_rows", "--kernel", "kd_wide", "--most", "1"),
         ("cotrain.epochs=1", "specialise.epochs=1", "distill.epochs=1", "alone.enabled=false", "data.limit=200"),
-        {"instances": 64, "epochs": 1, "batch": 16}, False, ("bf16",), 3.0, ("MSTDISTILL_KERNELS",),
+        {"instances": 64, "epochs": 1, "batch": 16}, False, ("bf16",), 3.0,
+        ("MSTDISTILL_KERNELS", "MSTDISTILL_TILES"),
     )  # fmt: skip

@@ -56,6 +56,28 @@ def benchmarks(device: Device, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def tiles(device: Device, folder: Path) -> dict[str, Any]:
+    """Tiles tried, the best by the cost model first; what is better becomes a launch table.
+
+    Raises:
+        Failed: nothing could be timed, or what stands today doesn't run.
+    """
+    from mstdistill.kernels.tune.__main__ import main
+
+    found = main([*device.tiles, "--out", str(folder / "tiles.json")])
+    (folder / "times.json").write_text(json.dumps(found, indent=1) + "\n")
+    silent = [name for name, times in found["seconds"].items() if not times]
+    figures = {
+        "timed": sum(len(times) for times in found["seconds"].values()),
+        "not tried for lack of time": len(found["left"]),
+        "better": found["gains"], "wrong": [f"{name} ({why})" for name, why in found["wrong"].items()],
+        "taken by": f"MSTDISTILL_TILES={folder / 'tiles.json'}",
+    }  # fmt: skip
+    if silent or not found["seconds"]:
+        raise Failed(f"what is chosen today doesn't run: {', '.join(silent)}" if silent else "nothing to time", figures)
+    return figures
+
+
 def _last(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1][:200] if lines else "it said nothing"

@@ -108,7 +108,7 @@ def key(device: Device) -> str:
     """Of the code and the device: results of others are none."""
     digest = hashlib.sha256(device.name.encode())
     for folder in (ROOT, ROOT.parent / "kernels"):  # where it isn't installed, the kernels lie beside it
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted([*folder.rglob("*.py"), *folder.rglob("tiles.json")]):
             digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

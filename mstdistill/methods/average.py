@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -19,8 +20,17 @@ from .comparison import compare
 from .mst import Outcome
 
 
-def average_kd_rows(student: Tensor, teachers: Tensor, temperature: float, of: str = "losses") -> Tensor:
-    """[B] distillation loss from teachers [B, M, C, ...]: the mean of their losses, or of their mean logits."""
+def average_kd_rows(
+    student: Tensor, teachers: Tensor, temperature: float, of: str = "losses", taught: Tensor | None = None
+) -> Tensor:
+    """[B] distillation loss from teachers [B, M, C, ...]: the mean of their losses, or of their mean logits; with
+    `taught` [B, M] of those that see an instance."""
+    if taught is not None:
+        share = taught.to(teachers.dtype) / taught.sum(dim=1, keepdim=True).clamp(min=1)
+        if of == "logits":
+            return kd_rows(student, torch.einsum("bm,bm...->b...", share, teachers), temperature)
+        every = torch.stack([kd_rows(student, one, temperature) for one in teachers.unbind(dim=1)], dim=1)
+        return (every * share).sum(dim=1)
     if of == "logits":
         return kd_rows(student, teachers.mean(dim=1), temperature)
     rows = [kd_rows(student, one, temperature) for one in teachers.unbind(dim=1)]
@@ -42,7 +52,7 @@ class Average(Baseline):
 
     def distillation(self, seen: Seen) -> Tensor:
         assert seen.teachers is not None
-        rows = average_kd_rows(seen.student, seen.teachers, self.temperature, self.options.of)
+        rows = average_kd_rows(seen.student, seen.teachers, self.temperature, self.options.of, seen.taught)
         return seen.batch.mean(rows)
 
 

@@ -7,7 +7,7 @@ the rest (`distillation.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -20,6 +20,7 @@ from ..data.feeding.batch import Batch
 from ..engine.seeding import initialising
 from ..errors import ConfigError, nearest
 from ..experiment import Experiment
+from ..sight import sees_all
 from ..stages.knowledge import Knowledge
 from ..teachers.feature import Feature, layers, shapes
 from ..teachers.tap import Teacher
@@ -36,6 +37,7 @@ class Seen:
         student: logits [B, C] or [B, C, H, W].
         teachers: logits [B, M, C, ...]; without gradient unless the teacher learns too.
         parts: what the method's modules made of the features.
+        taught: [B, M] which teachers see an instance; None: all.
     """
 
     batch: Batch
@@ -43,6 +45,7 @@ class Seen:
     student: Tensor
     teachers: Tensor | None
     parts: Mapping[str, Tensor]
+    taught: Tensor | None = None
 
     @property
     def teacher(self) -> Tensor:
@@ -59,6 +62,7 @@ class Baseline:
         taught_by: "one" (`baseline.teacher` says which), "all" or "nobody".
         not_dense: why it can't run dense tasks; empty: it can.
         needs_labels: why it needs a label of every instance; empty: it doesn't.
+        needs_all_seen: why its teacher must see every instance; empty: it needn't, and others add nothing to its loss.
         reads_logits: whether it looks at the teachers' logits.
         teacher_learns: whether the teacher trains with the student in its last stage.
         trains_teacher: whether any stage after the teacher's own trains it.
@@ -77,6 +81,7 @@ class Baseline:
     taught_by: ClassVar[str] = "one"
     not_dense: ClassVar[str] = ""
     needs_labels: ClassVar[str] = ""
+    needs_all_seen: ClassVar[str] = ""
     reads_logits: ClassVar[bool] = True
     teacher_learns: ClassVar[bool] = False
     trains_teacher: ClassVar[bool] = False
@@ -91,6 +96,10 @@ class Baseline:
             raise ConfigError(f"method {self.name} trains its teacher, and {self.teachers[0].name!r} is frozen")
         if self.needs_labels and experiment.partly_labelled:
             raise ConfigError(f"method {self.name} can't learn from instances without a label: {self.needs_labels}")
+        unseen = [teacher.name for teacher in self.teachers if not sees_all(teacher, experiment.splits["train"])]
+        if self.needs_all_seen and unseen:
+            raise ConfigError(f"method {self.name} needs a teacher that sees every instance, and {unseen[0]!r} lacks "
+                              f"modalities of some: {self.needs_all_seen}")  # fmt: skip
         self.temperature = experiment.recipe.temperature
         self._learn = {t.name: {n for n, p in t.module.named_parameters() if p.requires_grad} for t in self.teachers}
         self.student_features: list[Feature] = []
@@ -124,8 +133,20 @@ class Baseline:
         task = losses.task(seen.student, seen.batch, self.experiment.task.ignore_index)
         if not self.teachers:
             return {"loss": task}
-        distillation, alpha = self.distillation(seen), self.alpha(seen.epoch)
+        distillation, alpha = self.distillation(self._of_taught(seen)), self.alpha(seen.epoch)
         return {"loss": (1 - alpha) * task + alpha * distillation, "task": task, "distillation": distillation}
+
+    def _of_taught(self, seen: Seen) -> Seen:
+        """The same, of which instances that no teacher sees don't count."""
+        if not seen.batch.present:
+            return seen
+        there = [teacher.sees(seen.batch.present) for teacher in self.teachers]
+        if all(x is None for x in there):
+            return seen
+        every = torch.ones_like(seen.batch.weight, dtype=torch.bool)
+        taught = torch.stack([every if x is None else x for x in there], dim=1)
+        batch = replace(seen.batch, weight=seen.batch.weight * taught.any(dim=1))
+        return replace(seen, batch=batch, taught=taught)
 
     # what subclasses build with
 

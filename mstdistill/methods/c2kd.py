@@ -142,6 +142,7 @@ class C2kd(Baseline):
         remove_target: bool = Field(False, description="leave the true class out instead of counting its logit as 0")
 
     name = "c2kd"
+    needs_all_seen = "teacher and student teach each other"
     teacher_learns = trains_teacher = True
     options: Options
 

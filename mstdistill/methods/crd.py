@@ -26,7 +26,7 @@ from ..data.feeding.batch import Batch
 from ..engine.seeding import named_seed
 from ..errors import ConfigError
 from ..experiment import Experiment
-from ..routing import _hash_uniform
+from ..routing import hash_uniform
 from .baseline import Baseline, Seen
 from .comparison import compare
 from .embedding import Embedding
@@ -132,7 +132,7 @@ class Negatives:
     def draw(self, index: Tensor, count: int, epoch: int) -> Tensor:
         """[B, count] instances for those at `index` [B]."""
         own = self.group[index].unsqueeze(1)
-        uniform = _hash_uniform(index, count, named_seed(self.seed, "negatives", epoch) % 2**31)
+        uniform = hash_uniform(index, count, named_seed(self.seed, "negatives", epoch) % 2**31)
         place = (uniform * (len(self.order) - self.sizes[own])).to(torch.int64)
         return self.order[place + self.sizes[own] * (place >= self.starts[own])]
 
@@ -160,6 +160,7 @@ class Crd(Baseline):
         eps: float = Field(1e-7, gt=0, description="added to the denominators")
 
     name = "crd"
+    needs_all_seen = "it draws negatives from all of them"
     not_dense = "it draws negatives from other classes, and an instance of a dense task has many"
     needs_labels = "it draws negatives from other classes"
     reads_logits = False

@@ -54,6 +54,7 @@ class Dist(Baseline):
         temperature: float = Field(1.0, gt=0, description="instead of the recipe's")
 
     name = "dist"
+    needs_all_seen = "it compares the instances of a batch with one another"
     options: Options
 
     def distillation(self, seen: Seen) -> Tensor:

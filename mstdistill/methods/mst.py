@@ -1,4 +1,4 @@
-"""MST-Distill: the three stages in a row (paper, algorithm 1)."""
+"""MST-Distill: the three stages in a row (paper, algorithm 1); between the first two, rounds of self-training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..experiment import Experiment
-from ..stages import cotrain, distill, specialise
+from ..stages import cotrain, distill, rounds, specialise
 
 STAGES = (cotrain.NAME, specialise.NAME, distill.NAME)
 
@@ -28,7 +28,10 @@ class Outcome:
 def run(experiment: Experiment) -> Outcome:
     """Train the experiment's student; each stage resumes, and is skipped where its result is there."""
     stop = experiment.recipe.run.stop_after
+    first = rounds.first_states(experiment)
     cotrain.run(experiment)
+    if stop != cotrain.NAME:
+        rounds.run(experiment, first)
     experiment.judge_teachers()
     if stop == cotrain.NAME:
         return Outcome(finished=False)

@@ -135,6 +135,7 @@ class Rkd(Baseline):
         embedding: int = Field(128, ge=1, description="width of the embeddings")
 
     name = "rkd"
+    needs_all_seen = "it compares the instances of a batch with one another"
     reads_logits = False
     options: Options
 

@@ -23,7 +23,7 @@ def _batch_words(plan: Plan, chosen: Candidate) -> list[str]:
     words = [f"batch_size={max(1, recipe.batch_size // chosen.cut)}"]
     if chosen.cut > 1:
         words.append(f"accumulate={recipe.accumulate * chosen.cut}")
-        for name in ("cotrain", "specialise", "distill"):
+        for name in ("cotrain", "rounds", "specialise", "distill"):
             own = getattr(recipe, name).batch_size
             if own is not None:
                 words.append(f"{name}.batch_size={max(1, own // chosen.cut)}")

@@ -113,11 +113,20 @@ class PlannedExperiment(Experiment):
     def _compile(self) -> None:
         """Compiled code computes the same; how much faster isn't known."""
 
-    def compiled(self, module: nn.Module) -> nn.Module:
+    def compiled(self, module: nn.Module, name: str = "student") -> nn.Module:
         return module
 
     def result(self, name: str) -> Fit | None:
         return None
+
+    def temperatures(
+        self,
+        logits: Callable[[Batch], Tensor],
+        modalities: Sequence[str],
+        names: Sequence[str],
+        seen: Callable[[Batch], Tensor | None] = lambda batch: None,
+    ) -> list[float]:
+        return [1.0] * len(names)
 
     def judge_teachers(self) -> dict[str, Evaluation]:
         return {}
@@ -145,7 +154,7 @@ class PlannedExperiment(Experiment):
         own = _storages_of(learning)
         split = cast(PlannedSplit, loader.split)
         row = sum(split.columns[name].bytes for name in loader.modalities) + 8 * max(1, _count(split.label))
-        selects = not (stage.name == "cotrain" and self.recipe.cotrain.select == "last")
+        selects = getattr(settings, "select", "best") == "best"
         state = sum(x.nbytes for x in state_of(stage.module).values())
         moments = sum(x.nbytes for own in optimizer.state.values() for x in own.values() if isinstance(x, Tensor))
         several = settings.epochs > 1

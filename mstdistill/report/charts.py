@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .svg import WIDTH, Canvas, Scale, across, series, text_width, upward
+from .svg import WIDTH, Canvas, Scale, across, label, series, text_width, upward
 
 # Heights of a row of bars, of a row with text above its mark, of an axis with its name, and a margin.
 _ROW, _TALL, _AXIS, _PAD = 26, 34, 40, 8
@@ -45,6 +45,38 @@ def lines(title: str, curves: Mapping[str, Sequence[float]], xlabel: str, ylabel
         if points:
             canvas.curve(points, series(number))
     return canvas.render() + (_key(list(curves)) if len(curves) > 1 else "")
+
+
+def curve(
+    title: str, points: Mapping[str, Sequence[tuple[float, float, float]]], xlabel: str, ylabel: str,
+    bold: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """Figures along an axis, each (place, mean, half of its interval); the axis is logarithmic where that spreads them.
+
+    Args:
+        bold: names of the lines that are to be seen first; none: all.
+    """
+    places = sorted({place for line in points.values() for place, _, _ in line})
+    at = math.log if places[0] > 0 and places[-1] > 8 * places[0] else float
+    seen = [name for name in points if name in bold] if bold else list(points)
+    halves = {name: [(x, m, h if name in seen and h == h else 0.0) for x, m, h in sorted(points[name])]
+              for name in points}  # fmt: skip
+    low = min(m - h for line in halves.values() for _, m, h in line)
+    high = max(m + h for line in halves.values() for _, m, h in line)
+    room = 0.05 * (high - low) or 1e-3
+    canvas, foot = Canvas(title, 280), 280 - _AXIS
+    x, y = Scale(at(places[0]), at(places[-1]), 62, WIDTH - 20), Scale(low - room, high + room, foot, _PAD)
+    upward(canvas, y, x.start, x.end, ylabel)
+    canvas.line(x.start, foot, x.end, foot)
+    for place in places:
+        canvas.text(x(at(place)), foot + 15, label(place), "middle", 11, soft=True)
+    canvas.text((x.start + x.end) / 2, foot + 31, xlabel, "middle", most=WIDTH)
+    for number, (name, line) in enumerate(halves.items()):
+        if name in seen:
+            edge = [(p, m + h) for p, m, h in line] + [(p, m - h) for p, m, h in line[::-1]]
+            canvas.band([(x(at(p)), y(value)) for p, value in edge], series(number))
+        canvas.curve([(x(at(p)), y(m)) for p, m, _ in line], series(number), 2.4 if name in seen else 1.2)
+    return canvas.render() + _key(list(points))
 
 
 def bars(title: str, values: Mapping[str, float], xlabel: str) -> str:

@@ -14,6 +14,8 @@ from ..data.view import modality_of
 from ..errors import first_line
 from ..evaluation import evaluate
 from ..experiment import Experiment
+from ..sight import shows, sight
+from ..stages import rounds
 from ..state import load_state
 from ..teachers.ensemble import Ensemble
 from ..teachers.tap import call, freeze
@@ -46,7 +48,8 @@ def run_figures(
     networks = _networks(experiment, student, with_alone=known is None)
     started = time.monotonic()
     confusion = ({name: _whole(matrix) for name, matrix in known.matrices.items()} if known else
-                 {name: _confusion(experiment, *network, split) for name, network in networks.items()})  # fmt: skip
+                 {name: _confusion(experiment, *network, split) for name, network in networks.items()
+                  if shows(experiment.teachers, *network, experiment.splits[split])})  # fmt: skip
     once = known.seconds if known else time.monotonic() - started
     summary = json.loads((folder / "summary.json").read_text())
     found: dict[str, Any] = {
@@ -110,7 +113,7 @@ def _networks(
         twin = copy.deepcopy(student)
         load_state(twin, apart.state)
         found[ALONE] = (twin, (experiment.target,))
-    cotrained = experiment.result("cotrain")
+    cotrained = rounds.latest(experiment)
     for number, teacher in enumerate(experiment.teachers):
         alone = experiment.result(f"teacher-{teacher.name}")
         if cotrained is not None:
@@ -127,7 +130,7 @@ def _networks(
 def _confusion(experiment: Experiment, module: nn.Module, view: tuple[str, ...], split: str) -> list[list[int]]:
     result = evaluate(
         lambda batch: call(freeze(module), batch.inputs, view), experiment.loader(split, view),
-        experiment.accelerator.device,
+        experiment.accelerator.device, sees=sight(experiment.teachers, module, view),
     )  # fmt: skip
     return _whole(result.matrix)
 

@@ -17,7 +17,7 @@ from .attention import Gallery
 from .budget import Budget
 from .curves import add_curves
 from .figures import run_figures
-from .gain import DISTILLED, gain, sentences
+from .gain import gain, sentences
 from .known import Known
 from .page import PAGE, Page, title_of
 
@@ -71,16 +71,17 @@ def _left_out(page: Page, found: Mapping[str, Any], experiment: Experiment) -> N
 
 def _gained(page: Page, found: dict[str, Any]) -> None:
     """The first screen; its figures go to the others."""
-    count = None if found["dense"] else sum(map(sum, found["confusion"][DISTILLED]))
-    found["gain"] = gain(found["summary"], found["split"], count)
+    counts = {} if found["dense"] else {name: sum(map(sum, matrix)) for name, matrix in found["confusion"].items()}
+    found["gain"] = gain(found["summary"], found["split"], counts)
     page.lead(*sentences(found["gain"], found["summary"]["target"]))
     accuracy, intervals = found["gain"]["accuracy"], found["gain"]["interval"]
     name = f"Accuracy on {found['split']}"
     if not intervals:
         page.figure(name, charts.bars(name, accuracy, "accuracy"), ["network", "accuracy"], list(accuracy.items()))
         return
-    halves = {one: (accuracy[one] - low, high - accuracy[one]) for one, (low, high) in intervals.items()}
-    rows = [[one, share, *intervals[one]] for one, share in accuracy.items()]
+    ends = {one: intervals.get(one, (share, share)) for one, share in accuracy.items()}
+    halves = {one: (accuracy[one] - low, high - accuracy[one]) for one, (low, high) in ends.items()}
+    rows = [[one, share, *intervals.get(one, ("–", "–"))] for one, share in accuracy.items()]
     page.figure(f"{name}, with 95 % intervals", charts.intervals(name, accuracy, halves, "accuracy"),
                 ["network", "accuracy", "low", "high"], rows)  # fmt: skip
 
@@ -91,8 +92,13 @@ def _networks(page: Page, found: Mapping[str, Any]) -> None:
     columns = [(split, key, f"{split} {title}") for key, title in COLUMNS]
     if split != "validation" and "validation" in networks[-1]:
         columns += [("validation", key, f"validation {key}") for key in SHOWN]
-    rows = [[e["name"], " + ".join(e["sees"]), *(float(e[of][key]) for of, key, _ in columns)] for e in networks]
+    rows = [[e["name"], " + ".join(e["sees"]), *(_of(e, of, key) for of, key, _ in columns)] for e in networks]
     page.table(["network", "sees", *(title for *_, title in columns)], rows)
+
+
+def _of(entry: Mapping[str, Any], split: str, key: str) -> float | str:
+    """A network's figure on a split; a dash where it sees none of its instances."""
+    return float(entry[split][key]) if split in entry else "–"
 
 
 def _routing(page: Page, found: Mapping[str, Any]) -> None:

@@ -35,7 +35,7 @@ class Alone:
 def run(experiment: Experiment, student: nn.Module) -> nn.Module:
     """Train `student` in place with the distillation stage's optimiser settings; it keeps the selected weights."""
     recipe = experiment.recipe
-    epochs = recipe.alone.epochs or recipe.cotrain.epochs + recipe.distill.epochs
+    epochs = recipe.alone.epochs or recipe.student_epochs
     settings = OptimSettings(**{
         **{name: getattr(recipe.distill, name) for name in OptimSettings.model_fields}, "epochs": epochs,
     })  # fmt: skip

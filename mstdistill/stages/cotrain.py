@@ -1,11 +1,13 @@
 """Stage 1: teachers and student train together, each pulled to its labels and to all the others (paper, section 3.2).
 
 loss = sum over x of [ CE(z_x, y) + agreement * sum over the others o of KD(z_x <- z_o) ],  nothing detached
+
+Of an instance that lacks a modality the terms count whose networks can see it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,6 +18,7 @@ from ..data.feeding.batch import Batch
 from ..experiment import Experiment
 from ..state import load_state
 from ..teachers.tap import Teacher, call, freeze
+from .hiding import hidden
 
 NAME = "cotrain"
 
@@ -45,9 +48,12 @@ class Cohort(nn.Module):
         """Teachers, then the student."""
         return [*self.teachers, self.student]
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """Logits of every teacher, then of the student."""
-        return [call(module, inputs, view) for module, view in zip(self.members, self.views, strict=True)]
+    def forward(
+        self, inputs: Mapping[str, Tensor], own: Mapping[int, Mapping[str, Tensor]] | None = None
+    ) -> list[Tensor]:
+        """Logits of every teacher, then of the student; `own` are inputs of single members in the place of all's."""
+        return [call(module, (own or {}).get(number, inputs), view)
+                for number, (module, view) in enumerate(zip(self.members, self.views, strict=True))]  # fmt: skip
 
 
 class Cotrain:
@@ -62,36 +68,51 @@ class Cotrain:
         self.settings = experiment.recipe.cotrain
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        logits = module(batch.inputs)
+        logits, seen = logits_of(self.experiment, module, batch, epoch)
         temperature, ignore = self.experiment.recipe.temperature, self.experiment.task.ignore_index
         parts, pull = {}, self.settings.agreement
         for i, own in enumerate(logits):
             if self.module.frozen[i]:
                 continue
-            loss = losses.task(own, batch, ignore)
+            loss = losses.task(own, batch, ignore, seen[i])
             for j, other in enumerate(logits):
                 if i != j and pull:
-                    kd = losses.kd(own, other, batch, temperature)
+                    kd = losses.kd(own, other, batch, temperature, losses.both(seen[i], seen[j]))
                     loss = loss + (kd if pull == 1.0 else pull * kd)
             parts[self.names[i]] = loss
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
         """Everyone's validation figures where the best epoch is wanted, else the student's (the cheapest)."""
-        record: dict[str, Any] = {}
-        every = self.settings.select == "best"
-        found = []
-        members = cast(Cohort, module).members
-        for name, member, view in zip(self.names, members, self.module.views, strict=True):
-            if every or name == "student":
-                result = self.experiment.evaluate(member, view, "validation")
-                record[f"validation/{name}/loss"] = result.loss
-                record[f"validation/{name}/accuracy"] = result.accuracy
-                found.append(result.loss)
-        record["validation/accuracy"] = record["validation/student/accuracy"]
-        if every:
-            record["selection"] = sum(found) / len(found)
-        return record
+        return judged(self.experiment, cast(Cohort, module), self.names, self.settings.select == "best")
+
+
+def logits_of(
+    experiment: Experiment, module: nn.Module, batch: Batch, epoch: int
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """A learning cohort's logits, with modalities hidden from teachers that may miss one, and which instances [B] each
+    of its networks can see; None: all."""
+    teachers = experiment.teachers
+    own = {i: hidden(teacher, batch, experiment.recipe.seed, epoch) for i, teacher in enumerate(teachers)
+           if teacher.modality_dropout and not teacher.frozen}  # fmt: skip
+    logits: list[Tensor] = module(batch.inputs, own) if own else module(batch.inputs)
+    return logits, [*(teacher.sees(batch.present) for teacher in teachers), None]
+
+
+def judged(experiment: Experiment, cohort: Cohort, names: Sequence[str], every: bool) -> dict[str, Any]:
+    """A cohort's validation figures: everyone's, with the mean loss to select by, or the student's alone."""
+    record: dict[str, Any] = {}
+    found = []
+    for name, member, view in zip(names, cohort.members, cohort.views, strict=True):
+        if (every and experiment.judges(view, "validation")) or name == "student":
+            result = experiment.evaluate(member, view, "validation")
+            record[f"validation/{name}/loss"] = result.loss
+            record[f"validation/{name}/accuracy"] = result.accuracy
+            found.append(result.loss)
+    record["validation/accuracy"] = record["validation/student/accuracy"]
+    if every:
+        record["selection"] = sum(found) / len(found)
+    return record
 
 
 def run(experiment: Experiment) -> None:

@@ -14,8 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .. import losses, ranks
-from ..certainty import calibrated, calibration_losses
+from .. import losses
 from ..config import Decay
 from ..data.feeding.batch import Batch
 from ..engine.seeding import initialising, named_seed
@@ -58,7 +57,7 @@ class Distill:
 
     def __init__(self, experiment: Experiment, ensemble: Ensemble) -> None:
         recipe = experiment.recipe
-        self.experiment, self.names = experiment, ensemble.names
+        self.experiment, self.ensemble, self.names = experiment, ensemble, ensemble.names
         num_teachers, num_classes = len(ensemble.members), experiment.task.num_classes
         settings = recipe.routing
         self.rule = RoutingRule(
@@ -78,31 +77,30 @@ class Distill:
         self.teachers = self._teacher_logits(ensemble)
         self.temperature = self._calibrate(ensemble) if self.rule.judges else None
 
-    @torch.no_grad()
     def _calibrate(self, ensemble: Ensemble) -> Tensor:
-        """[M] the temperatures at which the teachers' validation losses are least; 1 where the recipe wants none."""
-        experiment, count = self.experiment, len(ensemble.members)
-        device = experiment.accelerator.device
-        if not experiment.recipe.routing.calibrate or experiment.dense:
-            return torch.ones(count, device=device)
-        sums = torch.zeros((), device=device)
-        for batch in experiment.loader("validation", ensemble.modalities).epoch():
-            batch = batch.to(device)
-            with experiment.accelerator.autocast():
-                logits = ensemble(batch.inputs)
-            sums = sums + calibration_losses(logits, batch.label, batch.weight)
-        found = calibrated(ranks.total(sums))
-        experiment.screen.say("calibrated on validation: " + ", ".join(
-            f"{name} at T={value:.2f}" for name, value in zip(self.names, found.tolist(), strict=True)))  # fmt: skip
-        return found
+        """[M] the teachers' temperatures; 1 where the recipe wants none."""
+        experiment = self.experiment
+        found = [1.0] * len(ensemble.members)
+        if experiment.recipe.routing.calibrate:
+            found = experiment.temperatures(lambda batch: ensemble(batch.inputs), ensemble.modalities, ensemble.names,
+                                            lambda batch: ensemble.seen(batch.present))  # fmt: skip
+        return torch.tensor(found, dtype=torch.float64, device=experiment.accelerator.device)
 
     def _teacher_logits(self, ensemble: Ensemble) -> LogitSource:
         experiment = self.experiment
         ensemble.place(experiment.accelerator.device)
         modules: dict[str, nn.Module] = {"masks": ensemble}
         modules |= {f"teacher {teacher.name}": teacher.module for teacher in ensemble.teachers}
+
+        def forward(batch: Batch) -> Tensor:
+            logits, seen = ensemble(batch.inputs), ensemble.seen(batch.present)
+            # what a teacher says of nothing is never read; zeros have a weight of 0 without harm
+            return (
+                logits if seen is None else logits.masked_fill(~seen.view(*seen.shape, *(1,) * (logits.dim() - 2)), 0.0)
+            )
+
         return constant_logits(
-            experiment, "teachers-train", lambda batch: ensemble(batch.inputs), ensemble.modalities, "train",
+            experiment, "teachers-train", forward, ensemble.modalities, "train",
             modules, (ensemble.mask_mode, *ensemble.names), experiment.recipe.distill.cache,
             lambda batch, indices: ensemble.chosen(batch.inputs, indices),
         )  # fmt: skip
@@ -131,7 +129,8 @@ class Distill:
         recipe, weights = self.experiment.recipe, self.experiment.recipe.distill.weights
         ignore = self.experiment.task.ignore_index
         student, scores = module(batch.inputs[self.experiment.target])
-        routing = self.rule.select(scores, batch.index, epoch, batch.weight, recipe.routing.balance)
+        seen = self.ensemble.seen(batch.present)
+        routing = self.rule.select(scores, batch.index, epoch, batch.weight, recipe.routing.balance, seen)
         chosen = self.teachers.choose is not None and self.rule.needs_chosen_alone
         if self.teachers.choose is not None and chosen:
             teachers, rows = self.teachers.choose(batch, routing.indices), None

@@ -55,8 +55,14 @@ class Specialise:
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         reference = self.student["train"].gather(batch)[:, 0].detach()
         logits = module(batch.inputs)
-        parts = {self.ensemble.names[i]: batch.mean(self._rows(logits[:, i], reference, batch)) for i in self.members}
+        parts = {self.ensemble.names[i]: batch.mean(self._rows(logits[:, i], reference, batch) * weight)
+                 for i, weight in self._weights(batch)}  # fmt: skip
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+    def _weights(self, batch: Batch) -> list[tuple[int, Tensor | float]]:
+        """Of each member with a mask: its number, and [B] 1 for what it can see."""
+        seen = self.ensemble.seen(batch.present)
+        return [(i, 1.0 if seen is None else seen[:, i].to(torch.float32)) for i in self.members]
 
     def _rows(self, masked: Tensor, student: Tensor, batch: Batch) -> Tensor:
         """[B] losses of one masked teacher's logits."""
@@ -78,8 +84,8 @@ class Specialise:
             with experiment.accelerator.autocast():
                 logits = module(batch.inputs)
             reference = self.student["validation"].gather(batch)[:, 0].to(logits.dtype)
-            values = [(self._rows(logits[:, i], reference, batch) * batch.weight.to(logits.dtype)).sum()
-                      for i in self.members]  # fmt: skip
+            values = [(self._rows(logits[:, i], reference, batch) * batch.weight.to(logits.dtype) * weight).sum()
+                      for i, weight in self._weights(batch)]  # fmt: skip
             rows.append(torch.stack([*values, batch.weight.sum().to(logits.dtype)]).to(torch.float64))
         sums = ranks.total(torch.stack(rows))
         if experiment.recipe.validation_mean == "batches":

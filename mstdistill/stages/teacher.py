@@ -18,6 +18,7 @@ from ..data.view import modality_of
 from ..experiment import Experiment
 from ..state import load_state
 from ..teachers.tap import Teacher, call, freeze
+from .hiding import hidden
 
 
 class TeacherAlone:
@@ -28,8 +29,9 @@ class TeacherAlone:
         self.name = stage_name(teacher)
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        logits = call(module, batch.inputs, self.teacher.modalities)
-        return {"loss": losses.task(logits, batch, self.experiment.task.ignore_index)}
+        inputs = hidden(self.teacher, batch, self.experiment.recipe.seed, epoch)
+        logits, seen = call(module, inputs, self.teacher.modalities), self.teacher.sees(batch.present)
+        return {"loss": losses.task(logits, batch, self.experiment.task.ignore_index, seen)}
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
         return self.experiment.validation(module, self.teacher.modalities)
@@ -69,6 +71,8 @@ def run(experiment: Experiment, teacher: Teacher) -> None:
 
 def _judge(experiment: Experiment, teacher: Teacher) -> None:
     """Show its validation score; warn where it is near chance."""
+    if not experiment.judges(teacher.modalities, "validation"):
+        return
     result = experiment.evaluate(teacher.module, teacher.modalities, "validation")
     classes, accuracy = experiment.task.num_classes, result.accuracy
     experiment.screen.say(

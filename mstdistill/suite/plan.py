@@ -31,6 +31,9 @@ class SuiteTask(Settings):
     recipe: str = Field(description="a shipped recipe or a YAML file")
     targets: list[str] = Field(min_length=1, description="the modalities whose students are compared")
     overrides: list[str] = Field(default_factory=list, description="key=value, for this task only")
+    name: str | None = Field(None, description="as the tables call it; none: as its recipe's task is called")
+    at: float | None = Field(None, description="its place on the suite's axis: figures over tasks become a curve")
+    seeds: int | None = Field(None, ge=1, description="the first so many of the suite's seeds; none: all")
 
 
 class SuiteMethod(Settings):
@@ -53,6 +56,7 @@ class Suite(Settings):
     overrides: list[str] = Field(default_factory=list, description="key=value, for every cell")
     metric: str = Field("accuracy", description="what tables compare")
     split: Literal["test", "validation"] = Field("test", description="whose figures; validation: to choose settings by")
+    axis: str = Field("", description="what grows from task to task, where these have a place on it (at)")
     reference: str | None = Field(None, description="the method that every other is compared with; none: the best one")
     retries: int = Field(2, ge=0, description="further attempts at a cell that fails")
 
@@ -181,11 +185,19 @@ def plan(suite: Suite) -> Grid:
     """
     code, grid = code_version(), Grid(suite)
     data: dict[str, str] = {}
-    for seed in suite.seeds:
+    owner: dict[tuple[str, str], SuiteTask] = {}
+    for number, seed in enumerate(suite.seeds):
         for task in suite.tasks:
+            if task.seeds is not None and number >= task.seeds:
+                continue
             for target in task.targets:
                 for method in suite.methods:
-                    grid.cells.append(_cell(suite, task, target, method, seed, code, data))
+                    cell = _cell(suite, task, target, method, seed, code, data)
+                    if owner.setdefault((cell.task, target), task) is not task:
+                        raise ConfigError(
+                            f"suite {suite.name}: two of its tasks are called {cell.task!r}; give each a name"
+                        )
+                    grid.cells.append(cell)
     return grid
 
 
@@ -200,7 +212,7 @@ def _cell(
     if source not in data:
         data[source] = data_fingerprint(recipe)
     key = digest([recipe.binding(), code, data[source]])
-    return Cell(recipe.task, target, method.name, seed, key, recipe, data[source])
+    return Cell(task.name or recipe.task, target, method.name, seed, key, recipe, data[source])
 
 
 def digest(content: Any) -> str:

@@ -34,12 +34,15 @@ def shareable(recipe: Recipe, code: str, data: str) -> dict[str, str]:
     if recipe.method == "mst":
         networks: Any = content["models"][recipe.target]
         networks = {**networks, "teachers": [{**t, "taps": None} for t in networks["teachers"]]}
-        return {"cotrain": digest(["cotrain", common, networks, content["cotrain"], content["temperature"]])}
+        keys = {"cotrain": digest(["cotrain", common, networks, content["cotrain"], content["temperature"]])}
+        for number in range(1, recipe.rounds.count + 1):
+            keys[f"round-{number}"] = digest([number, keys["cotrain"], content["rounds"], content["distill"]["cache"]])
+        return keys
     method = find_baseline(recipe.method)
     assert method is not None
     kinds = {t.name: "multimodal" if recipe.target in t.modalities else "crossmodal" for t in recipe.pairing.teachers}
     wanted = chosen_teachers(method, recipe.baseline.teacher, kinds)
-    keys: dict[str, str] = {}
+    keys = {}
     for teacher in recipe.pairing.teachers:
         if teacher.name not in wanted:
             continue

@@ -77,6 +77,15 @@ class Ensemble(nn.Module):
         """Every modality that some teacher sees."""
         return sorted({name for teacher in self.teachers for name in teacher.modalities})
 
+    def seen(self, present: Mapping[str, Tensor]) -> Tensor | None:
+        """[B, M] which members can see an instance, by what it has; None: all see all."""
+        found = [teacher.sees(present) for teacher in self.teachers]
+        known = next((x for x in found if x is not None), None)
+        if known is None:
+            return None
+        every = [torch.ones_like(known) if x is None else x for x in found]
+        return torch.stack([every[member.teacher] for member in self.members], dim=1)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Ensemble:
         """Other masks over the same teachers: they are constants."""
         twin = Ensemble.__new__(Ensemble)
@@ -99,15 +108,18 @@ class Ensemble(nn.Module):
 
     @torch.no_grad()
     def chosen(self, inputs: Mapping[str, Tensor], indices: Tensor) -> Tensor:
-        """Logits [B, k, C, ...] of each instance's own members `indices` [B, k]; no other member sees it.
+        """Logits [B, k, C, ...] of each instance's own members `indices` [B, k], -1 for nobody (then zeros); no other
+        member sees it.
 
         A teacher whose rows depend on each other (the first batch shows it) runs on the whole batch.
         """
         if len(indices) == 1:  # a single row shows nothing of its neighbours
             everyone = self(inputs)
-            return everyone[torch.zeros_like(indices), indices]
-        wanted = torch.zeros(len(indices), len(self.members), dtype=torch.bool, device=indices.device)
-        wanted.scatter_(1, indices, True)
+            return everyone[torch.zeros_like(indices), indices]  # of nobody: anybody's
+        # a column more, for nobody
+        wanted = torch.zeros(len(indices), len(self.members) + 1, dtype=torch.bool, device=indices.device)
+        wanted.scatter_(1, torch.where(indices < 0, len(self.members), indices), True)
+        wanted = wanted[:, :-1]
         logits: Tensor | None = None
         for number in range(len(self.teachers)):
             members = [i for i, member in enumerate(self.members) if member.teacher == number]
@@ -118,7 +130,9 @@ class Ensemble(nn.Module):
                     logits = found.new_zeros(*indices.shape, *found.shape[1:])
                 at, place = (indices[rows] == member).nonzero(as_tuple=True)
                 logits[rows[at], place] = found[at]
-        assert logits is not None
+        if logits is None:  # nobody was chosen anywhere
+            one = self({name: x[:1] for name, x in inputs.items()})
+            logits = one.new_zeros(*indices.shape, *one.shape[2:])
         return logits
 
     def _wanted(

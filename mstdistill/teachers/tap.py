@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizedModule
 
+from ..data.present import see
 from ..data.view import modality_of
 from ..errors import ConfigError, nearest
 from .output import logits_of, named_place, note_place
@@ -29,9 +30,11 @@ class Teacher:
         frozen: ready-trained: takes part in stage 1 as a reference only.
         output: where its logits are in what the module returns (an index, a key or an attribute; several joined by
             dots), where several of its tensors could be they.
+        missing: an instance that lacks one of its modalities: "need", it can't see it; "zero", zeros stand there.
+        modality_dropout: with "zero", the chance that a modality is hidden from it in training, never all of them.
 
     Raises:
-        ConfigError: `module` is no module, or `output` neither a name nor an index.
+        ConfigError: `module` is no module, `output` neither a name nor an index, or `missing` no such word.
     """
 
     name: str
@@ -40,18 +43,29 @@ class Teacher:
     taps: tuple[str, ...] = ()
     frozen: bool = False
     output: str | int | None = None
+    missing: str = "need"
+    modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         # a single name is easily written without its tuple
         self.modalities = (self.modalities,) if isinstance(self.modalities, str) else tuple(self.modalities)
         self.taps = (self.taps,) if isinstance(self.taps, str) else tuple(self.taps)
         check_module(self.module, f"teacher {self.name!r}")
+        if self.missing not in ("need", "zero"):
+            raise ConfigError(f"teacher {self.name!r}: missing={self.missing!r}; it must be need or zero")
+        if not 0 <= self.modality_dropout < 1 or (self.modality_dropout and self.missing == "need"):
+            raise ConfigError(f"teacher {self.name!r}: modality_dropout={self.modality_dropout} must be at least 0, "
+                              "below 1, and goes with missing zero")  # fmt: skip
         if self.output is not None:
             note_place(self.module, named_place(self.output))
 
     def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits of a batch of named modalities."""
         return call(self.module, inputs, self.modalities)
+
+    def sees(self, present: Mapping[str, Tensor]) -> Tensor | None:
+        """[B] which instances it can see, by what they have; None: all."""
+        return see(present, self.modalities, some=self.missing == "zero")
 
     def kind(self, target: str) -> str:
         """ "multimodal" if it sees the target modality, else "crossmodal"."""

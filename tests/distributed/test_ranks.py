@@ -32,6 +32,7 @@ def launch(processes: int, out: Path, *settings: str) -> subprocess.CompletedPro
     (2, ("data.labelled=0.1",)),  # steps without a label among them
     (2, ("data.labelled=0.3", "data.labelled_share=0.4", "accumulate=2", "routing.rule=soft", "routing.signal=task",
          "specialise.task=0.5")),
+    (2, ("lacking=true", "hiding=0.4", "routing.k=2", "data.labelled=0.5")),
 ])  # fmt: skip
 def test_processes_of_a_batch_equal_one_of_a_wide_batch(processes: int, extra: tuple[str, ...], tmp_path: Path) -> None:
     """float32, 75 instances: the last step is short and uneven over the ranks.

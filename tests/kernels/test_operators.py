@@ -47,8 +47,8 @@ MIXED = (learns(2, 4), draw(2, 3, 4), None, None, learns(2, 3), None, None, None
 DENSE = (learns(2, 3, 5), learns(2, 1, 3, 5), None, None, None, None, None, None, 2.0, False, -100, True, False, True)
 PACKED = learns(2, 5, 2 * 2 * 16 + 8)
 CALLS: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "route": (router.route, (learns(5, 3), torch.ones(5, device=DEVICE), 2, "KL")),
-    "route, plain": (router.route, (learns(5, 3), None, 1, "")),
+    "route": (router.route, (learns(5, 3), torch.ones(5, device=DEVICE), None, 2, "KL")),
+    "route, plain": (router.route, (learns(5, 3), None, None, 1, "")),
     "distil": (kd.distil, ROUTED),
     "distil, mixture": (kd.distil, MIXED),
     "distil, dense pair": (kd.distil, DENSE),

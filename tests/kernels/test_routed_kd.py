@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mstdistill.kernels import distillation_loss, kd_rows, load_balance, mixed_kd_rows, route, routed_kd_loss
+from mstdistill.kernels import distillation_loss, kd_rows, load_balance, mixed_kd_rows, route, routed_kd_loss, tiles
 from mstdistill.kernels.cpu import kd as cpu_kd
 from mstdistill.kernels.cpu import kd_small
 from mstdistill.kernels.routed_kd import distillation_loss_reference, kd_reference
@@ -38,10 +38,10 @@ def take(form: str, patch: pytest.MonkeyPatch) -> tuple[int, ...]:
         patch.setattr(kd_small, "_VECTOR", 1)
     if form in ("wide", "sliced"):
         patch.setattr(kd_tile, "LARGEST", 0)
-        patch.setattr(kd_wide, "BLOCK", 8)
+        patch.setitem(tiles._tried, "kd_wide", [{"block": 8, "warps": 4}])
         patch.setattr(kd_wide, "FEW_ROWS", 0 if form == "wide" else 256)
     if form == "dense":
-        patch.setattr(kd_dense, "PIXELS", 16)
+        patch.setitem(tiles._tried, "kd_dense", [{"pixels": 16, "warps": 4}])
     return (3, 7) if form.endswith("dense") else ()
 
 

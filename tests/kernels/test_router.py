@@ -59,7 +59,7 @@ def test_equals_float64(
 
 def test_blocks_add_up_to_the_same_bits(triton_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many blocks, and a second launch that adds them up; twice the same bits."""
-    monkeypatch.setattr(jit("router"), "tiles", lambda rows, teachers: (4, 8, 2, -(-rows // 8), 2))
+    monkeypatch.setattr(jit("router"), "tiles", lambda rows, teachers, where: (4, 8, 2, -(-rows // 8), 2))
     logits = draw(93, 6, dtype=torch.float32)
     first, second = route(logits, 2, None, "KL"), route(logits, 2, None, "KL")
     wanted = route_reference(logits.double(), 2, None, "KL")

@@ -114,6 +114,7 @@ class ColumnFindings:
             "smallest_shape": None if not self.varies or len(self.ranks) > 1 else list(self.smallest),
             "types": dict(self.dtypes),
             "range": [self.low, self.high] if self.low <= self.high else None,
+            "present": (self.count - self.missing) / max(self.count, 1),
             "missing": self.missing, "empty": self.empty, "unreadable": self.broken_count,
             "unreadable_examples": self.broken, "with_nan": self.nan, "with_inf": self.inf,
             "constant": self.constant, "duplicates": self.duplicates, "also_in_train": self.shared(),
@@ -126,16 +127,18 @@ class Rows:
 
     Attributes:
         limit: the share that may be unusable and is left out then.
+        partial: how many lack a modality and may.
     """
 
     def __init__(self) -> None:
-        self.seen = self.unusable = 0
+        self.seen = self.unusable = self.partial = 0
         self.limit = 0.0
         self.examples: list[str] = []
 
-    def count(self, troubles: Sequence[str]) -> None:
+    def count(self, troubles: Sequence[str], complete: bool = True) -> None:
         """One more row, with what is wrong with it."""
         self.seen += 1
+        self.partial += not complete
         self.unusable += bool(troubles)
         self.examples += troubles[: max(0, 5 - len(self.examples))]
 
@@ -146,7 +149,8 @@ class Rows:
 
     def figures(self) -> dict[str, Any]:
         """Everything counted."""
-        return {"labelled": self.seen, "unusable": self.unusable, "limit": self.limit, "examples": self.examples}
+        return {"labelled": self.seen, "unusable": self.unusable, "limit": self.limit, "examples": self.examples,
+                "complete": self.seen - self.partial}  # fmt: skip
 
 
 class LabelFindings:
@@ -230,15 +234,23 @@ def judge(
     elif len(columns) == 1:
         odd.append(f"there is one modality, {columns[0].name}: teachers should see another one than the student")
     if rows.unusable:
+        some = any(column.missing for column in columns)
+        learn = "learn from what is there (data.missing=allow, --allow-missing), " if some else ""
         share = f"{rows.unusable:,} of {rows.seen:,} instances can't be used"
         if rows.too_many:
             wrong.append(
                 f"{share}, more than {rows.limit:g} of them (the first: {rows.examples[0]}); mend them, leave their "
-                "column out (data.columns, --column), or allow more (data.max_broken, --max-broken)"
+                f"column out (data.columns, --column), {learn}or allow more (data.max_broken, --max-broken)"
             )
         else:
             odd.append(f"{share} and are left out (the first: {rows.examples[0]})")
+    if rows.partial:
+        odd.append(
+            f"{rows.partial:,} of {rows.seen:,} instances lack a modality: those who can see them learn from them"
+        )
     for column in columns:
+        if rows.partial and column.missing == column.count:
+            wrong.append(f"{column.name}: no instance has it; leave it out (data.columns, --column)")
         _judge_column(column, wrong if rows.too_many else odd, odd)
     _judge_labels(labels, total, wrong, odd)
     return wrong, odd

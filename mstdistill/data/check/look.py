@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from ...errors import DataError
 from ..instance import attempted, decoded, unfit
 from ..prepared.cut import check_counts, protocol_rows, publisher_rows
 from ..prepared.store import CARD
+from ..present import absent
 from ..source import Source
 from ..sources.folder import PreparedSource
 from ..sources.labels import MOST_CLASSES
@@ -74,6 +75,7 @@ def check(
     columns: Mapping[str, str] | None = None,
     names: Sequence[str] | None = None,
     max_broken: float = 0.02,
+    missing: Literal["refuse", "allow"] = "refuse",
 ) -> Report:
     """Look a data set over.
 
@@ -84,20 +86,23 @@ def check(
         columns: of raw data: modality -> column; None: every usable column under its own name.
         names: of the places of a tuple, for data sets in Python.
         max_broken: of raw data: share of instances that may be unreadable, as in `data.max_broken`.
+        missing: allow: instances that lack a modality can be used, as in `data.missing`.
 
     Raises:
         DataError: nothing there, or nothing that can be read as data.
     """
     if isinstance(data, (str, Path)):
         settings = DataSettings(dir=str(data), label=label, columns=dict(columns) if columns else None,
-                                max_broken=max_broken)  # fmt: skip
+                                max_broken=max_broken, missing=missing)  # fmt: skip
         sources: list[Source] = [_located(settings)]
         called = str(data)
     else:
         parts = data if isinstance(data, Mapping) and not hasattr(data, "column_names") else {"data": data}
         if not parts:
             raise DataError("check: no data set was given")
-        sources = [DatasetSplit(part, label, names=names, name=str(name)) for name, part in parts.items()]
+        allowed = missing == "allow"
+        sources = [DatasetSplit(part, label, names=names, name=str(name), missing=allowed)
+                   for name, part in parts.items()]  # fmt: skip
         called = "data set"
     return _Looking(sources, called).over(rows)
 
@@ -160,10 +165,15 @@ class _Looking:
             return
         self.labels.add(split, row.label)
         labelled = not (np.ndim(row.label) == 0 and (row.label is None or int(row.label) == -1))
-        troubles = []
+        troubles, lacking = [], bool(getattr(source, "lacking", False))
+        nothing = [name for name in source.modalities if lacking and absent(row.values.get(name))]
+        if lacking and len(nothing) == len(source.modalities):
+            troubles.append(f"{where} holds none of {', '.join(nothing)}")
         for name, modality in source.modalities.items():
-            found = self._decoded(source, name, row.values.get(name), where)
+            found = None if name in nothing else self._decoded(source, name, row.values.get(name), where)
             self.columns[name].add(split, found)
+            if name in nothing:
+                continue
             if isinstance(found, DataError) or found is None:
                 troubles.append(str(found) if found is not None else f"{name} of {where} is missing")
             elif modality.kind == "array":
@@ -172,7 +182,7 @@ class _Looking:
                 trouble = unfit(found, modality.shape or self.shapes.get(name))
                 troubles += [f"{name} of {where} {trouble}"] if trouble else []
         if labelled:
-            self._count(split, position, troubles)
+            self._count(split, position, troubles, complete=not nothing)
 
     def _decoded(self, source: Source, name: str, raw: Any, where: str) -> Any:
         if raw is None:
@@ -182,8 +192,8 @@ class _Looking:
         except DataError as error:
             return error
 
-    def _count(self, split: str, position: int, troubles: list[str]) -> None:
-        self.rows.count(troubles)
+    def _count(self, split: str, position: int, troubles: list[str], complete: bool = True) -> None:
+        self.rows.count(troubles, complete)
         if troubles:
             self.unusable.add((split, position))
 

@@ -51,6 +51,7 @@ _ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "shape": _shape,
     "type": lambda found: ", ".join(found["types"]),
     "range": lambda found: _range(found["range"]),
+    "there": lambda found: f"{100 * found['present']:.1f} %",
     "missing, empty": lambda found: f"{found['missing']:,}, {found['empty']:,}",
     "unreadable": lambda found: f"{found['unreadable']:,}",
     "with NaN, Inf": lambda found: f"{found['with_nan']:,}, {found['with_inf']:,}",

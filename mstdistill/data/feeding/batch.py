@@ -27,6 +27,8 @@ class Batch:
         share: this micro-batch's part of the optimiser step's instances.
         closes_step: whether the optimiser steps after it.
         labelled: as `normaliser`, of the labelled instances alone; None: all of them are labelled.
+        present: modality -> [B] bool, whether an instance has it, of those that some instances of the split lack; where
+            it isn't there, `inputs` hold zeros.
         scales: how modalities that are as stored become what networks take; `to` applies them, where the batch goes.
     """
 
@@ -39,6 +41,7 @@ class Batch:
     closes_step: bool = True
     scales: Mapping[str, Scale] = field(default_factory=dict)
     labelled: float | None = None
+    present: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def instances(self) -> float:
@@ -68,7 +71,8 @@ class Batch:
         inputs = {name: self.scales[name](move(x)) if name in self.scales else move(x)
                   for name, x in self.inputs.items()}  # fmt: skip
         return Batch(inputs, move(self.label), move(self.index), move(self.weight), self.normaliser, self.share,
-                     self.closes_step, labelled=self.labelled)  # fmt: skip
+                     self.closes_step, labelled=self.labelled,
+                     present={name: move(x) for name, x in self.present.items()})  # fmt: skip
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, from where a GPU fetches it while it computes."""
@@ -77,4 +81,5 @@ class Batch:
             return x if x.device.type != "cpu" else x.pin_memory()
 
         return replace(self, inputs={name: pin(x) for name, x in self.inputs.items()}, label=pin(self.label),
-                       index=pin(self.index), weight=pin(self.weight))  # fmt: skip
+                       index=pin(self.index), weight=pin(self.weight),
+                       present={name: pin(x) for name, x in self.present.items()})  # fmt: skip

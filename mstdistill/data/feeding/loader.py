@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from ... import ranks
 from ...errors import DataError
 from ..instance import check_batch
+from ..present import presence
 from ..scale import Scale
 from ..source import UNLABELLED, Labels
 from ..split import OnDevice, Split, called, reader
@@ -81,6 +82,8 @@ class Loader:
         self.labelled: np.ndarray | None = getattr(split, "labelled", None)
         self.labelled_share = labelled_share if self.labelled is not None else None
         self.labels = Labels(count=num_classes, ignore=ignore_index if self.labelled is None else UNLABELLED)
+        # of all modalities, whichever are read: teachers whose logits are known already have seen others
+        self.present = presence(split)
         self.pinned = torch.cuda.is_available()
         # a protocol's check looks through a class each time: once is enough
         self._read, self._device = reader(split), split if isinstance(split, OnDevice) else None
@@ -200,8 +203,10 @@ class Loader:
         scales: Mapping[str, Scale] = getattr(self.split, "scales", {})
         weight = torch.ones(len(index), device=index.device)
         weight[micro.real :] = 0.0
+        present = {name: torch.from_numpy(values[micro.index]).to(index.device) for name, values in
+                   self.present.items()}  # fmt: skip
         return Batch(inputs, label, index, weight, micro.normaliser, micro.share, micro.closes_step, scales,
-                     micro.labelled)  # fmt: skip
+                     micro.labelled, present)  # fmt: skip
 
     def _check(self, inputs: Mapping[str, Tensor], label: Tensor, index: np.ndarray) -> None:
         """Raises DataError for NaN or Inf in the data and for labels out of range."""

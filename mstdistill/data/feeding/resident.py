@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..present import presence
 from ..scale import Scale
 from ..split import Split
 from .loader import Loader
@@ -28,6 +29,7 @@ class ResidentSplit:
         self.device, self.fingerprint = device, loader.split.fingerprint
         self.scales: Mapping[str, Scale] = getattr(loader.split, "scales", {})
         self.labelled: np.ndarray | None = getattr(loader.split, "labelled", None)
+        self.present: Mapping[str, np.ndarray] = presence(loader.split)
         count, at = len(loader.split), 0
         first = loader.first(1)
         self.inputs = {name: x.new_empty(count, *x.shape[1:], device=device) for name, x in first.inputs.items()}

@@ -10,6 +10,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from ...files import replace_folder, write_text
 from ..scale import Scale
 
 CARD = "card.json"
+# Before a modality's name: the column that says which instances have it, where some may lack it.
+HAS = "has "
 # A column up to this many bytes is held in one piece: picking rows across pieces would cost more than a small batch.
 SMALL_COLUMN = 2**25
 
@@ -135,6 +138,13 @@ class PreparedSplit:
     def __len__(self) -> int:
         return self.rows
 
+    @cached_property
+    def present(self) -> dict[str, np.ndarray]:
+        """See `data.present`."""
+        rows = torch.arange(self.rows)
+        return {name.removeprefix(HAS): column.take(rows).numpy() != 0 for name, column in self.columns.items()
+                if name.startswith(HAS)}  # fmt: skip
+
     def called_at(self, position: int) -> str:
         """How a person finds an instance: its number, and the publisher's name for it; see `split.called`."""
         return f"instance {position}" + (f" ({self._keys[position].as_py()})" if self._keys is not None else "")
@@ -151,7 +161,7 @@ class PreparedSplit:
         inputs = {}
         for name in modalities:
             if name not in self.columns or name == "label":
-                known = set(self.columns) - {"label", "part"}
+                known = {one for one in self.columns if one not in ("label", "part") and not one.startswith(HAS)}
                 raise DataError(f"{self.name} has no modality {name!r}; {nearest(name, known)}")
             inputs[name] = self.columns[name].take(rows)
         return inputs, self.columns["label"].take(rows)

@@ -29,7 +29,7 @@ from ..task import Task
 from .build import build
 from .cut import own_splits, publisher_splits
 from .plan import Column, Item, Plan, Watcher
-from .store import PreparedSplit, read_card
+from .store import HAS, PreparedSplit, read_card
 
 VERSION = 2
 # Fewer instances are prepared before another process has started.
@@ -45,6 +45,7 @@ class RawSource(Source, Protocol):
         items: every labelled instance, with its class and part.
         parted: whether the data come with splits of their own.
         streaming: whether rows come one after the other.
+        lacking: whether instances may lack a modality.
         rows: hands out an instance's values; travels to other processes.
     """
 
@@ -52,6 +53,7 @@ class RawSource(Source, Protocol):
     items: list[Item]
     parted: bool
     streaming: bool
+    lacking: bool
     rows: Any
 
     @property
@@ -109,10 +111,20 @@ class _Reading:
 
     rows: Any
     views: tuple[View, ...]
+    lacking: bool = False
 
     def __call__(self, source: tuple[str, int]) -> dict[str, np.ndarray]:
-        row = {}
+        row: dict[str, np.ndarray] = {}
+        missing = [view for view in self.views if self.lacking and self.rows.absent(source, view.modality)]
+        if len(missing) == len(self.views):
+            raise DataError(f"it holds none of {', '.join(sorted({view.modality for view in missing}))}")
+        for view in self.views if self.lacking else ():
+            row[HAS + view.name] = np.asarray(view not in missing, dtype=np.uint8)
+        for view in missing:
+            row[view.name] = np.zeros(view.column.shape, dtype=view.column.dtype)
         for view in self.views:
+            if view in missing:
+                continue
             raw = self.rows.decoded(source, view.modality)
             if view.processing is not None:
                 row[view.name] = view.processing(raw)
@@ -141,7 +153,7 @@ def open_views(
     if indices is not None and data.parted:
         raise ConfigError("data.indices: these data have splits of their own; leave it out")
     views = sorted({view.name: view for view in views}.values(), key=lambda view: view.name)
-    columns = {view.name: view.column for view in views}
+    columns = _columns(views, data.lacking)
     identity = json.dumps([VERSION, data.fingerprint, {name: asdict(c) for name, c in columns.items()}])
     folder = home() / "views" / hashlib.sha256(identity.encode()).hexdigest()[:20]
     if ranks.local_rank() == 0 and not (folder / "card.json").exists():
@@ -175,9 +187,9 @@ def _prepare(folder: Path, data: RawSource, views: Sequence[View], screen: Watch
     plan = Plan(
         task=data.task.name,
         version=VERSION,
-        columns={view.name: view.column for view in views},
+        columns=_columns(views, data.lacking),
         items=data.items,
-        read=_Reading(data.rows, tuple(views)),
+        read=_Reading(data.rows, tuple(views), data.lacking),
         settings={"data": data.fingerprint},
         card={"title": data.task.title, "classes": list(data.task.class_names), "views": _facts(views)},
     )
@@ -186,6 +198,12 @@ def _prepare(folder: Path, data: RawSource, views: Sequence[View], screen: Watch
         build(folder, plan, screen, workers, max_broken)
     except DataError as error:
         raise DataError(str(error).replace("--max-broken", "data.max_broken")) from None
+
+
+def _columns(views: Sequence[View], lacking: bool) -> dict[str, Column]:
+    """A column a view; where instances may lack one, another that says which have it."""
+    has = {HAS + view.name: Column((), "uint8") for view in views} if lacking else {}
+    return {view.name: view.column for view in views} | has
 
 
 def _facts(views: Sequence[View]) -> Mapping[str, Any]:

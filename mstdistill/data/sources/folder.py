@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ...errors import DataError
-from ..prepared.store import PreparedSplit, read_card
+from ..prepared.store import HAS, PreparedSplit, read_card
 from ..source import Labels, Modality, Row
 from ..task import Task
 from .registry import tasks
@@ -51,8 +51,13 @@ class PreparedSource:
         known = self.task.modalities if self.task is not None and self.task.modalities else None
         return {
             name: Modality("array", tuple(facts["shape"])) for name, facts in self.card["modalities"].items()
-            if name not in ("label", "part") and (known is None or name in known)
+            if name not in ("label", "part") and not name.startswith(HAS) and (known is None or name in known)
         }  # fmt: skip
+
+    @property
+    def lacking(self) -> bool:
+        """Whether instances may lack a modality."""
+        return any(part.present for part in self.parts.values())
 
     @property
     def labels(self) -> Labels:
@@ -77,7 +82,10 @@ class PreparedSource:
             wanted = [*self.modalities, "label"]
             self._block = split, start, {name: part.columns[name].take(index).numpy() for name in wanted}
         values = {name: column[position - start] for name, column in self._block[2].items()}
-        return Row(values, values.pop("label"))
+        label = values.pop("label")
+        present = self.parts[split].present
+        return Row({name: x if name not in present or present[name][position] else None for name, x in values.items()},
+                   label)  # fmt: skip
 
     def called(self, split: str, position: int) -> str:
         """See `Source`."""

@@ -14,6 +14,7 @@ from ...errors import DataError, nearest
 from ..decode.value import kind_of
 from ..instance import value
 from ..prepared.plan import Item
+from ..present import absent
 from ..source import Labels, Modality, Row
 from ..task import SPLITS, Task
 from . import labels as classes
@@ -54,6 +55,7 @@ class OwnData:
         fingerprint: changes when the data change.
         notes: what a person should know.
         max_broken: share of instances that may be unreadable.
+        lacking: whether instances may lack a modality.
     """
 
     task: Task
@@ -66,6 +68,7 @@ class OwnData:
     streaming: bool
     notes: list[str] = field(default_factory=list)
     max_broken: float = 0.02
+    lacking: bool = False
 
     @property
     def name(self) -> str:
@@ -101,15 +104,21 @@ class OwnData:
         """The first readable value of a modality.
 
         Raises:
-            DataError: none of the first instances is readable.
+            DataError: none of the first instances is readable, or nobody has it.
         """
-        error: DataError | None = None
-        for item in self.items[: _LOOKED_PAST + int(self.max_broken * len(self.items))]:
+        errors: list[DataError] = []
+        for item in self.items:
+            if self.lacking and self.rows.absent(item.source, modality):
+                continue
+            if len(errors) == _LOOKED_PAST + int(self.max_broken * len(self.items)):
+                break
             try:
                 return self.rows.decoded(item.source, modality)
             except DataError as found:
-                error = error or found
-        raise error or DataError("the data are empty")
+                errors.append(found)
+        if not errors and self.items:
+            raise DataError(f"{self.name}: no instance has {modality!r}; leave it out of the recipe (data.columns)")
+        raise errors[0] if errors else DataError("the data are empty")
 
 
 class RawRows:
@@ -132,6 +141,13 @@ class RawRows:
         except Exception as error:  # the storage's own kinds
             raw = error
         return value(self.modalities[modality], raw, where)
+
+    def absent(self, source: tuple[str, int], modality: str) -> bool:
+        """Whether an instance lacks a modality; what can't be read isn't missing."""
+        try:
+            return absent(self.raw(source)[self.columns[modality]])
+        except Exception:  # the storage's own kinds; `decoded` says it
+            return False
 
     def raw(self, source: tuple[str, int]) -> Any:
         """An instance's raw columns."""
@@ -174,7 +190,10 @@ def open_own(settings: DataSettings) -> OwnData:
         raise DataError("task own: say where your data are, data.dir=FOLDER or data.dir=hub:org/name")
     raw, notes = named_splits(open_raw(settings.dir, settings.streaming), settings.dir)
     columns, modalities = choose_columns(raw, settings, settings.dir)
-    raw, left_out = complete_splits(raw, [*columns.values(), settings.label], columns, modalities, settings.dir)
+    lacking = settings.missing == "allow"
+    raw, left_out = complete_splits(
+        raw, [*columns.values(), settings.label], columns, modalities, settings.dir, lacking
+    )  # fmt: skip
     resolved = classes.resolve(_label_columns(raw, settings.label), f"{settings.dir}: column {settings.label!r}")
     learn = settings.unlabelled == "learn"
     numbers, unlabelled = _labelled_splits(resolved.numbers, learn)
@@ -187,7 +206,7 @@ def open_own(settings: DataSettings) -> OwnData:
     used = Raw({name: raw.splits[name] for name in numbers}, raw.streaming, raw.identity)
     return OwnData(
         task, modalities, numbers, RawRows(used, columns, modalities), items, parted, digest.hexdigest(), raw.streaming,
-        [*notes, *left_out, *resolved.notes, *unlabelled, *more], settings.max_broken,
+        [*notes, *left_out, *resolved.notes, *unlabelled, *more], settings.max_broken, lacking,
     )  # fmt: skip
 
 
@@ -230,9 +249,10 @@ def choose_columns(raw: Raw, settings: DataSettings, location: str) -> tuple[dic
 
 
 def complete_splits(
-    raw: Raw, wanted: Sequence[str], columns: Mapping[str, str], modalities: Mapping[str, Modality], location: str
-) -> tuple[Raw, list[str]]:
-    """The splits that have every column, and which ones are left out.
+    raw: Raw, wanted: Sequence[str], columns: Mapping[str, str], modalities: Mapping[str, Modality], location: str,
+    lacking: bool = False,
+) -> tuple[Raw, list[str]]:  # fmt: skip
+    """The splits that have every column, and which ones are left out; with `lacking` a modality's column may be empty.
 
     Raises:
         DataError: a column holds one kind of values here and another there.
@@ -240,12 +260,16 @@ def complete_splits(
     kept, notes = {}, []
     for split, data in raw.splits.items():
         features = features_of(data, location)
-        missing = [column for column in wanted if column not in features or _all_missing(data, column)]
+        needed = [] if lacking else wanted
+        missing = [column for column in wanted
+                   if column not in features or (column in needed and _all_missing(data, column))]  # fmt: skip
         if missing and split != next(iter(raw.splits)):
             notes.append(f"the {split} split has no column {missing[0]!r} and isn't used")
             continue
         for modality, column in columns.items():
             kind = kind_of(features[column])
+            if lacking and _all_missing(data, column):
+                continue  # no value has a type
             if kind != modalities[modality].kind:
                 raise DataError(f"{location}: column {column!r} holds {modalities[modality].kind} in train and "
                                 f"{kind or 'something else'} in {split}; make them of one kind")  # fmt: skip

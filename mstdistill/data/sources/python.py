@@ -34,9 +34,12 @@ class DatasetSplit:
         class_names: words that labels may be.
         dtype: of floating-point values.
         unlabelled: whether labels may be missing: None, NaN or -1, all read as -1.
+        missing: whether items may lack a modality: None, or no such key; it is read as zeros. Each item is read once to
+            know which do.
 
     Attributes:
         notes: what was read in another way than it was given.
+        present: modality -> [N] bool, of those that some items lack.
 
     Raises:
         DataError: no such data set, or an item that can't be used; the message names it.
@@ -54,11 +57,13 @@ class DatasetSplit:
         ignore: int | None = None,
         dtype: torch.dtype = torch.float32,
         unlabelled: bool = False,
+        missing: bool = False,
     ) -> None:
         _check_kind(dataset, name)
         self.dataset, self.label, self.name, self.dtype = dataset, label, name, dtype
         self.names = tuple(names) if names is not None else None
         self.class_names, self.ignore, self.unlabelled = tuple(class_names), ignore, unlabelled
+        self.lacking = missing
         self.numbers = {word: i for i, word in enumerate(self.class_names)}
         self.notes: list[str] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -67,15 +72,18 @@ class DatasetSplit:
         first = self._item(0)
         if label not in first:
             raise DataError(f"{name}[0] has no {label!r}; found {sorted(map(str, first))}")
+        if missing:  # the first item says nothing of what it lacks
+            first = self._known(first)
         known = [key for key in first if key != label]
         self.wanted = list(known if wanted is None else dict.fromkeys(wanted))
         for key in self.wanted:
-            if key not in first:
+            if key not in first and not missing:
                 raise DataError(f"{name}[0] has no modality {key!r}; {nearest(key, map(str, known))}")
         if wanted is None:
             self.wanted = [key for key in self.wanted if _is_numeric(first[key])]
         probe = np.unique(np.linspace(0, len(dataset) - 1, _PROBES).astype(int))
-        self._learn(probe)
+        self.present = self._look_for_missing() if missing else {}
+        self._learn(np.union1d(probe, [int(there.argmax()) for there in self.present.values()]).astype(int))
         digests = [self._digest(probe), self._digest(probe)]
         self.deterministic = digests[0] == digests[1]
         self.fingerprint = digests[0]
@@ -113,7 +121,9 @@ class DatasetSplit:
         values = {key: self._given(key, position, item) for key in self.wanted}
         return Row(values, label.numpy() if isinstance(label, Tensor) else label)
 
-    def _given(self, key: str, i: int, item: Mapping[str, Any]) -> np.ndarray | DataError:
+    def _given(self, key: str, i: int, item: Mapping[str, Any]) -> np.ndarray | DataError | None:
+        if self.lacking and item.get(key) is None:
+            return None
         try:
             found: np.ndarray = _tensor(item.get(key), self.dtype, f"{key} of {self.name}[{i}]").numpy()
             return found
@@ -160,6 +170,29 @@ class DatasetSplit:
                             f"{type(item).__name__}{tuples}")  # fmt: skip
         return item
 
+    def _known(self, first: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The first items' keys, each with a value where one of them has any."""
+        found = dict(first)
+        for i in range(min(len(self), _PROBES)):
+            for key, value in self._item(i).items():
+                if found.get(key) is None:
+                    found[key] = value
+        return found
+
+    def _look_for_missing(self) -> dict[str, np.ndarray]:
+        there = {key: np.zeros(len(self), dtype=bool) for key in self.wanted}
+        for i in range(len(self)):
+            item = self._item(i)
+            for key, values in there.items():
+                values[i] = item.get(key) is not None
+        for key, values in there.items():
+            if not values.any():
+                raise DataError(f"{self.name}: no item has modality {key!r}; leave it out, or name another")
+        return {key: values for key, values in there.items() if not values.all()}
+
+    def _lacks(self, key: str, i: int) -> bool:
+        return key in self.present and not self.present[key][i]
+
     def _learn(self, probe: np.ndarray) -> None:
         """Shapes and types from some items: a later one of another shape is named; floats among whole numbers are
         floats everywhere."""
@@ -167,10 +200,12 @@ class DatasetSplit:
             item = self._item(int(i))
             label = self._label(int(i), item)
             for key in self.wanted:
-                found = _tensor(item.get(key), self.dtype, f"{self.name}[{i}]: {key!r}")
+                if self._lacks(key, int(i)):
+                    continue
+                found = self._there(item.get(key), f"{self.name}[{i}]: {key!r}")
                 if not found.numel():
                     raise DataError(f"{self.name}[{i}]: {key!r} holds no numbers")
-                if not number:
+                if key not in self._shapes:
                     self._shapes[key], self._types[key] = tuple(found.shape), found.dtype
                 self._types[key] = torch.promote_types(self._types[key], found.dtype)
             if not number:
@@ -178,10 +213,12 @@ class DatasetSplit:
 
     def _value(self, key: str, i: int, item: Mapping[str, Any]) -> Tensor:
         given = item.get(key)
+        if self._lacks(key, i):
+            return torch.zeros(self._shapes[key], dtype=self._types[key])
         if type(given) is Tensor and _ready(given, self._types[key], self._shapes[key]):
             return given
         where = f"{self.name}[{i}]: {key!r}"
-        found = _tensor(given, self.dtype, where)
+        found = self._there(given, where)
         if tuple(found.shape) != self._shapes[key]:
             raise DataError(f"{where} has shape {list(found.shape)} where the first has {list(self._shapes[key])}: "
                             "modality lengths differ; pad or crop them to one")  # fmt: skip
@@ -191,6 +228,11 @@ class DatasetSplit:
                 raise DataError(f"{where} holds {found.dtype}, the first items {wanted}; make them of one type")
             found = found.to(wanted)
         return found
+
+    def _there(self, given: Any, where: str) -> Tensor:
+        if given is None:
+            raise DataError(f"{where} is missing; to learn from such items too: data.missing=allow")
+        return _tensor(given, self.dtype, where)
 
     def _label(self, i: int, item: Mapping[str, Any]) -> int | Tensor:
         """A class, or a map [H, W] int64."""
@@ -240,6 +282,8 @@ class DatasetSplit:
 
     def _digest(self, probe: np.ndarray) -> str:
         digest = hashlib.sha256(str(len(self.dataset)).encode())
+        for key, there in self.present.items():
+            digest.update(key.encode() + np.packbits(there).tobytes())
         for i in probe:
             item = self._item(int(i))
             values = {key: self._value(key, int(i), item) for key in self.wanted}
