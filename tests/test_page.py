@@ -71,6 +71,21 @@ def test_numbers_are_those_without_a_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("always")
+def test_the_page_of_a_run_where_some_lack_a_modality(tmp_path: Path) -> None:
+    """What stands where nothing is changes no figure."""
+    kept = []
+    for fill in (0.0, 3.0):
+        given = {"train": toy.gappy(fill=fill), "validation": toy.gappy(30, 2, fill), "test": toy.gappy(30, 3, fill)}
+        toy.run(tmp_path / str(fill), run=PAGED, **given)
+        found = json.loads((tmp_path / str(fill) / "report.json").read_text())
+        kept.append([found[key] for key in ("gain", "confusion", "routing", "agreement", "masks")])
+        assert found["left_out"] == []
+    assert kept[0] == kept[1]
+    counts = {name: sum(map(sum, matrix)) for name, matrix in kept[0][1].items()}
+    assert counts["teacher other"] < counts["distilled student"]
+
+
+@pytest.mark.usefixtures("always")
 def test_a_page_while_it_runs(tmp_path: Path) -> None:
     page, seen = tmp_path / "run" / "report.html", dict[str, str]()
 

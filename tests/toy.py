@@ -97,11 +97,12 @@ def run(
     if lacking:
         teachers[0].missing, teachers[0].modality_dropout = "zero", hiding
         settings.setdefault("train", gappy(count))
-    extra = {key: settings.pop(key) for key in ("observe", "train", "validation", "quiet") if key in settings}
+    extra = {key: settings.pop(key) for key in ("observe", "train", "validation", "test", "quiet") if key in settings}
     return distill(
         student, teachers, extra.pop("train", None) or make_split(count, seed=1),
         extra.pop("validation", None) or make_split(30, seed=2), "m1",
-        test=make_split(30, seed=3), out=out, settings=merged(SETTINGS, settings), **{"quiet": True, **extra},
+        test=extra.pop("test", None) or make_split(30, seed=3), out=out, settings=merged(SETTINGS, settings),
+        **{"quiet": True, **extra},
     )  # fmt: skip
 
 

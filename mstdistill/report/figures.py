@@ -45,11 +45,13 @@ def run_figures(
         affords: whether about so many seconds may be spent; what isn't measured is named in `left_out`.
     """
     folder, split = experiment.folder, page_split(experiment)
-    networks = _networks(experiment, student, with_alone=known is None)
+    networks = {
+        name: network for name, network in _networks(experiment, student, with_alone=known is None).items()
+        if experiment.judges(network[1], split) and shows(experiment.teachers, *network, experiment.splits[split])
+    }  # fmt: skip
     started = time.monotonic()
     confusion = ({name: _whole(matrix) for name, matrix in known.matrices.items()} if known else
-                 {name: _confusion(experiment, *network, split) for name, network in networks.items()
-                  if shows(experiment.teachers, *network, experiment.splits[split])})  # fmt: skip
+                 {name: _confusion(experiment, *network, split) for name, network in networks.items()})  # fmt: skip
     once = known.seconds if known else time.monotonic() - started
     summary = json.loads((folder / "summary.json").read_text())
     found: dict[str, Any] = {
@@ -76,7 +78,8 @@ def run_figures(
                   "sees": {t.name: list(map(modality_of, t.modalities)) for t in experiment.teachers}}  # fmt: skip
         if may("routing by class", once, LOOKED_AT):
             found["routing"] = routed(experiment, student, len(ensemble.members), split)
-        if may("masks, agreement", _TAUGHT * once, LOOKED_AT):
+        judged = all(experiment.judges(teacher.modalities, split) for teacher in experiment.teachers)
+        if judged and may("masks, agreement", _TAUGHT * once, LOOKED_AT):
             found |= taught(experiment, student, ensemble, split)
     galleries: list[Gallery] = []
     if may("where the networks look", _MAPS * once, COMPARED):
