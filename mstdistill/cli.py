@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from . import export_command
 from .data.options import OUT
 from .errors import ConfigError, DataError, LostProcess, MstdistillError, nearest
 from .page_commands import report, watch
@@ -320,7 +321,7 @@ def check(
     pairs = [one.partition("=") for one in column or ()]
     columns = {modality: name or modality for modality, _, name in pairs} or None
     found = look_over(data, label, rows=rows, columns=columns, max_broken=max_broken,
-                       missing="allow" if allow_missing else "refuse")  # fmt: skip
+                      missing="allow" if allow_missing else "refuse")  # fmt: skip
     screen = Screen()
     for part in report_tables(found):
         screen.say(part)
@@ -399,35 +400,7 @@ def taps(
         typer.echo(recipe_lines(network))
 
 
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
-    out: Annotated[Path, typer.Argument(help="where the student goes")],
-) -> None:
-    """Copy a run's student out: safetensors, config and model card, loadable in three lines.
-
-    Example: mstdistill export runs/av-digits-image-mst-seed0 my-student
-    """
-    import shutil
-
-    from . import refusals
-
-    refusals.unfinished(run)
-    if out.exists():
-        raise ConfigError(f"{out} is there already; choose another folder")
-    from .engine.progress import Screen
-    from .files import replace_folder
-    from .student import Student
-
-    source = run / "student"
-    with replace_folder(out) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
-    student = Student.from_pretrained(out)
-    count = sum(p.numel() for p in student.parameters())
-    screen = Screen()
-    kind = student.config["backbone"] or (student.config.get("hf") or {}).get("model") or "your own network"
-    screen.say(f"{out}: {kind}, {count:,} parameters, sees {student.config['modality']}")
-    screen.say(f'from mstdistill import Student\nstudent = Student.from_pretrained("{out}")\nstudent.predict(batch)')
+app.command()(export_command.export)
 
 
 @app.command("import")

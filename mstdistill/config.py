@@ -10,29 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
-from pydantic import SerializerFunctionWrapHandler as Inner
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from .augment_settings import AugmentSettings
 from .errors import ConfigError, nearest
 from .presets import PRESETS as PRESETS
 from .recipe_files import content_of
 from .recipe_files import recipe_names as recipe_names
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-    # keys that came later: a run is bound to its settings, and one begun without these goes on
-    later: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, inner: Inner) -> dict[str, Any]:
-        content: dict[str, Any] = inner(self)
-        for name in self.later:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                content.pop(name, None)
-        return content
+from .strict import Settings as Settings
 
 
 class DataSettings(Settings):
@@ -272,6 +257,8 @@ class RoundsSettings(OptimSettings):
     """Self-training between stages 1 and 2."""
 
     count: int = Field(0, ge=0, description="rounds in which all networks learn from what they say together; 0: none")
+    epochs: int | None = Field(None, ge=0, description="of a round; none: as many as cotrain.epochs")  # type: ignore[assignment]
+    lr: float | None = Field(None, gt=0, description="learning rate; none: the co-training's")  # type: ignore[assignment]
     anew: bool = Field(False, description="networks begin each round with their first weights, not with the last ones")
     rule: Literal["entropy", "margin", "agreement", "product"] = Field(
         "product", description="how what they say is put together, as routing.rule; each calibrated on validation"
@@ -349,10 +336,14 @@ class RunSettings(Settings):
     )
 
 
+# What may differ where some training instances have no label: neither data nor networks.
+PARTLY = ("temperature", "mask", "routing", "cotrain", "rounds", "specialise", "distill")
+
+
 class Recipe(Settings):
     """A whole experiment."""
 
-    later: ClassVar[tuple[str, ...]] = ("rounds",)
+    later: ClassVar[tuple[str, ...]] = ("augment", "rounds", "partly")
     task: str = Field(description="whose data (see: mstdistill tasks); own: a user's own")
     target: str = Field(description="the modality that the student sees")
     method: str = Field("mst", description="mst: the three stages; or one of the comparison (docs/baselines.md)")
@@ -367,6 +358,7 @@ class Recipe(Settings):
         "instances", description="batches: the mean of the batch means, as the released code selects (quirk 7)"
     )
     data: DataSettings = DataSettings()
+    augment: AugmentSettings = AugmentSettings()
     models: dict[str, Pairing] = Field(default_factory=dict, description="target -> the networks that train for it")
     mask: MaskSettings = MaskSettings()
     routing: RoutingSettings = RoutingSettings()
@@ -376,6 +368,10 @@ class Recipe(Settings):
     distill: DistillSettings = DistillSettings()
     alone: AloneSettings = AloneSettings()
     baseline: BaselineSettings = BaselineSettings()
+    partly: dict[str, Any] = Field(
+        default_factory=dict, description="settings in the others' place where some training instances have no label: "
+        + ", ".join(PARTLY)
+    )  # fmt: skip
     run: RunSettings = RunSettings()
 
     @field_validator("precision", mode="before")
@@ -397,9 +393,30 @@ class Recipe(Settings):
         return self.models[self.target]
 
     @property
+    def each_round(self) -> RoundsSettings:
+        """The rounds, with what they take from the co-training."""
+        own, first = self.rounds, self.cotrain
+        epochs, lr = own.epochs if own.epochs is not None else first.epochs, own.lr or first.lr
+        return own.model_copy(update={"epochs": epochs, "lr": lr})
+
+    @property
     def student_epochs(self) -> int:
         """Of the student in all stages of the method."""
-        return self.cotrain.epochs + self.rounds.count * self.rounds.epochs + self.distill.epochs
+        return self.cotrain.epochs + self.rounds.count * (self.each_round.epochs or 0) + self.distill.epochs
+
+    def for_partly_labelled(self) -> Recipe:
+        """With the settings of `partly` in the others' place."""
+        content = self.model_dump()
+        content.pop("partly", None)
+        return Recipe.model_validate(_laid_over(content, self.partly))
+
+    @model_validator(mode="after")
+    def _can_be_laid_over(self) -> Recipe:
+        if wrong := [key for key in self.partly if key not in PARTLY]:
+            raise ValueError(f"partly.{wrong[0]}: settings of partly labelled data are of {', '.join(PARTLY)}")
+        if self.partly:
+            self.for_partly_labelled()
+        return self
 
     def binding(self) -> dict[str, Any]:
         """What a run folder is bound to: everything that changes its numbers."""
@@ -432,6 +449,15 @@ def parse(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _laid_over(content: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others on top."""
+    out = dict(content)
+    for key, value in change.items():
+        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        out[key] = _laid_over(out[key], value) if both else value
+    return out
 
 
 def _explain(error: ValidationError) -> str:

@@ -14,12 +14,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import ranks, trial
+from .augmenting import plan_augmentation, teaching
 from .binding import bind
 from .calibration import temperatures
 from .config import OptimSettings, Recipe
+from .data.augment.plan import Augmentation
 from .data.feeding.batch import Batch
 from .data.feeding.loader import Loader
+from .data.feeding.pairs import Pairs
 from .data.feeding.resident import ResidentSplit, resident_bytes
+from .data.feeding.varying import Varying
 from .data.labelled import partly_labelled
 from .data.split import Split
 from .data.task import Task
@@ -91,9 +95,13 @@ class Experiment:
         # instances of which the student sees nothing
         self.left_out = complete(self.splits, self.teachers, self.target, task.name, self.screen.say)
         self._look_for_labels()
+        if recipe.partly and self.partly_labelled:
+            self.recipe = recipe.for_partly_labelled()
+            self.screen.say(f"partly labelled: settings of {', '.join(recipe.partly)} as the recipe has them for that")
         try:
             self._place()
             self.dense = self._dry_run()
+            self.augmentation = self._plan_augmentation()
             self.mask_plans = self._plan_masks()
             self._try()
             self.fingerprint = self._bind()
@@ -193,7 +201,7 @@ class Experiment:
         for one in self._networks():
             trial.check_numbers(one, self._first(one.view, rows).inputs, self.accelerator.autocast)
         recipe, mixture = self.recipe, self.recipe.method == "mst"
-        rounds = [recipe.rounds] if recipe.rounds.count else []
+        rounds = [recipe.each_round] if recipe.rounds.count else []
         self.try_training(None, [recipe.cotrain, *rounds, recipe.distill] if mixture else [recipe.distill])
         for teacher in [*self.teachers] if mixture else ():
             self.try_training(teacher, [recipe.cotrain, *rounds])
@@ -227,6 +235,18 @@ class Experiment:
         self.screen.say(f"teacher {teacher.name}: nothing in it learns (frozen, under no_grad, detached, or without "
                         "parameters); it is used as it is, as with frozen=True")  # fmt: skip
         self.teachers[self.teachers.index(teacher)] = replace(teacher, frozen=True)
+
+    def _plan_augmentation(self) -> Augmentation | None:
+        """See `augmenting`."""
+        views = sorted({view for one in self._networks() for view in one.view})
+        seeing = [teacher.name for teacher in self.teachers if self.target in teacher.modalities]
+        return plan_augmentation(
+            self.recipe, self.task, seeing, lambda: self._first(views, 2).inputs, self.dense, self.screen.say
+        )
+
+    def teaching(self, modalities: Sequence[str]) -> str:
+        """How `augment.teachers` shows training instances to frozen networks that see these modalities."""
+        return teaching(self.recipe) if self.target in modalities else "clean"
 
     def _plan_masks(self) -> list[list[MaskPlan]]:
         """A mask for each tap of each teacher, from the shapes that a dry run finds."""
@@ -270,14 +290,31 @@ class Experiment:
 
     def loader(
         self, split: str, modalities: Sequence[str], settings: OptimSettings | None = None, shuffle: bool = False,
-        labelled: bool = False,
+        labelled: bool = False, varied: Sequence[str] | None = None,
     ) -> Loader:  # fmt: skip
         """Batches of a split; for training, with the stage's batch size, accumulation and this run's order, from the
-        GPU's memory where the split fits into `run.resident_gb`; of labelled instances alone, or of all."""
-        share = 1.0 if labelled else self.recipe.data.labelled_share
+        GPU's memory where the split fits into `run.resident_gb`; of labelled instances alone, or of all; augmented, in
+        the views `varied` alone, for a stage that asks frozen networks."""
+        recipe, share = self.recipe, 1.0 if labelled else self.recipe.data.labelled_share
         if settings is not None:
-            return self._loader(self._near(split, modalities), split, modalities, settings, shuffle, share)
+            found = self._loader(self._near(split, modalities), split, modalities, settings, shuffle, share)
+            found.vary = self.varying(varied)
+            alpha = recipe.augment.mixup
+            found.pairs = None if alpha is None else Pairs(alpha, named_seed(recipe.seed, "augment"))
+            return found
         return self._loader(self.splits[split], split, modalities, settings, shuffle, share)
+
+    def varying(self, views: Sequence[str] | None) -> Varying | None:
+        """What changes training batches; see `loader`."""
+        if self.augmentation is None:
+            return None
+        settings = self.recipe.augment
+        return Varying(self.augmentation, views, settings.views if views and settings.teachers == "views" else None)
+
+    @property
+    def changes(self) -> tuple[object, ...]:
+        """What decides how an instance is changed, for fingerprints."""
+        return self.recipe.seed, self.recipe.augment.model_dump_json()
 
     def _near(self, split: str, modalities: Sequence[str]) -> Split:
         """The split on the device that trains, if that is a GPU, the data stay the same and there is room."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -54,8 +56,35 @@ def task(logits: Tensor, batch: Batch, ignore_index: int | None = None, seen: Te
     logits = logits.float() if logits.dtype != torch.float64 else logits
     losses = F.cross_entropy(logits, batch.label, ignore_index=ignore, reduction="none")
     losses = losses.flatten(1).sum(dim=1) if losses.dim() > 1 else losses
+    losses = mixed_rows(losses, lambda label: task_rows(logits, label, ignore_index), batch)
     scaled = losses * task_scale(batch, losses.dtype, logits.dim() > 2, ignore_index)
     return (scaled if seen is None else scaled * seen).sum()
+
+
+def mixed_rows(own: Tensor, of: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    """[B] what instances lose that are mixed as their labels are.
+
+    Args:
+        own: [B] with the batch's own labels.
+        of: from labels to the same with these.
+    """
+    if batch.partner is None:
+        return own
+    share = batch.partner.own.to(own.dtype)
+    return own * share + of(batch.partner.label) * (1 - share)
+
+
+def mixed_logits(own: Tensor, other: Tensor, batch: Batch, temperature: float) -> Tensor:
+    """[B, M, C, ...] what frozen networks say of mixed instances, where they were asked about each instance alone:
+    their softened distributions are mixed, as labels are.
+
+    Args:
+        own, other: logits [B, M, C, ...] of the batch's instances and of their partners.
+    """
+    assert batch.partner is not None
+    share = batch.partner.own.to(own.dtype).view(-1, *(1,) * (own.dim() - 1))
+    parts = [(x / temperature).log_softmax(dim=2) + part.log() for x, part in ((own, share), (other, 1 - share))]
+    return torch.logaddexp(*parts) * temperature
 
 
 def task_rows(logits: Tensor, label: Tensor, ignore_index: int | None = None) -> Tensor:

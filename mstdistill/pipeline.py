@@ -374,6 +374,16 @@ def _finish(experiment: Experiment, summary: dict[str, Any], maker: Mapping[str,
     screen.say(f"run folder: {folder}  (summary.md, student/, config.yaml)")
 
 
+def load_data(folder: Path, screen: Screen) -> tuple[Task, str, dict[str, Split]]:
+    """A finished run's task, the student's view, and its instances.
+
+    Raises:
+        MstdistillError: as `load_experiment`, or the data aren't there any more.
+    """
+    material = Material(_recipe_of(folder))
+    return material.task, material.target, material.splits(screen)
+
+
 def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
     """A finished run's experiment with its weights, for evaluation.
 
@@ -381,6 +391,17 @@ def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
         DataError: no run there.
         ConfigError: its recipe names what this version doesn't know.
     """
+    recipe = _recipe_of(folder)
+    material = Material(recipe)
+    accelerator = start(recipe.precision)
+    student, teachers = material.networks(screen)
+    splits = material.splits(screen)
+    trainer = Trainer(accelerator, recipe.run, recipe.seed, screen)
+    experiment = Experiment(recipe, material.task, splits, student, teachers, folder, trainer, material.target)
+    return experiment, recipe
+
+
+def _recipe_of(folder: Path) -> Recipe:
     import yaml
 
     try:
@@ -389,10 +410,4 @@ def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
         raise DataError(f"{folder} holds no run (no config.yaml); train one with: mstdistill train") from None
     if recipe.task == "custom":
         raise ConfigError(f"{folder} is a run of your own data; evaluate it from Python")
-    material = Material(recipe)
-    accelerator = start(recipe.precision)
-    student, teachers = material.networks(screen)
-    splits = material.splits(screen)
-    trainer = Trainer(accelerator, recipe.run, recipe.seed, screen)
-    experiment = Experiment(recipe, material.task, splits, student, teachers, folder, trainer, material.target)
-    return experiment, recipe
+    return recipe

@@ -44,6 +44,8 @@ LIGHT = [
     (["evaluate", "nowhere"], 2),
     (["evaluate", "nowhere", "--split", "tset"], 2),
     (["export", "nowhere", "there"], 2),
+    (["export", "nowhere", "there", "--format", "onx"], 2),
+    (["export", ".", "there", "--format", "onx"], 2),
     (["check", "nowhere"], 2),
     (["import", "x.pth", "--backbone", "CNN-J", "--out", "x.safetensors"], 2),
     (["reproduce", "av-digit"], 2),

@@ -168,8 +168,8 @@ ODD = [math.nan, 0.0, 0.0, 1e-12, 1.0]
 @pytest.mark.parametrize("svg", [
     charts.lines("t", {"a": ODD, "b": [2.0], "c": [math.inf]}, "epoch", "loss"),
     charts.lines("t", {"a": [0.0] * 1000}, "epoch", "loss"),
-    charts.curve("t", {"a": [(1.0, 0.5, math.nan), (100.0, 0.7, 0.1)], "b": [(1.0, 0.5, 0.2)]}, "labels", "accuracy"),
-    charts.curve("t", {"a": [(0.0, 0.5, 0.1)], "b": [(0.5, 0.5, 0.1)]}, "share", "accuracy", bold=["a"]),
+    charts.along("t", {"a": [(1.0, 0.5, 0.0), (100.0, 0.7, 0.1)], "b": [(1.0, 0.5, 0.2)]}, "labels", "accuracy"),
+    charts.along("t", {"a": [(0.0, 0.5, 0.1)], "b": [(0.5, 0.5, 0.1)]}, "share", "accuracy", first=["a"]),
     charts.bars("t", {"猫" * 40: 0.0, "b": 0.0}, "share"),
     charts.bars("t", {"a": -1.0, "b": 3.0}, "share"),
     charts.intervals("t", {"a": 0.5}, {"a": 0.0}, "accuracy"),

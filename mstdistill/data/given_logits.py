@@ -37,6 +37,11 @@ def view_of(teacher: str) -> str:
     return f"logits of {teacher}"
 
 
+def are_logits(view: str) -> bool:
+    """Whether a tensor of an instance is a teacher's logits."""
+    return view.startswith(view_of(""))
+
+
 class GivenLogits:
     """A file of logits.
 
@@ -162,6 +167,11 @@ class WithLogits:
     def scales(self) -> Mapping[str, Scale]:
         """See `split.Stored`."""
         return getattr(self.split, "scales", {})
+
+    @property
+    def present(self) -> Mapping[str, np.ndarray]:
+        """See `present.presence`."""
+        return getattr(self.split, "present", {})
 
     def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """See `split.Split`."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .svg import WIDTH, Canvas, Scale, across, label, series, text_width, upward
+from .svg import WIDTH, Canvas, Scale, across, series, text_width, upward
 
 # Heights of a row of bars, of a row with text above its mark, of an axis with its name, and a margin.
 _ROW, _TALL, _AXIS, _PAD = 26, 34, 40, 8
@@ -47,36 +47,49 @@ def lines(title: str, curves: Mapping[str, Sequence[float]], xlabel: str, ylabel
     return canvas.render() + (_key(list(curves)) if len(curves) > 1 else "")
 
 
-def curve(
-    title: str, points: Mapping[str, Sequence[tuple[float, float, float]]], xlabel: str, ylabel: str,
-    bold: Sequence[str] = (),
-) -> str:  # fmt: skip
-    """Figures along an axis, each (place, mean, half of its interval); the axis is logarithmic where that spreads them.
+def along(
+    title: str,
+    curves: Mapping[str, Sequence[tuple[float, float, float]]],
+    xlabel: str,
+    ylabel: str,
+    first: Sequence[str] = (),
+) -> str:
+    """Figures at places of an axis, each (place, mean, half of its interval); names in the picture. The axis is
+    logarithmic where its places spread over more than a factor of eight.
 
     Args:
-        bold: names of the lines that are to be seen first; none: all.
-    """
-    places = sorted({place for line in points.values() for place, _, _ in line})
-    at = math.log if places[0] > 0 and places[-1] > 8 * places[0] else float
-    seen = [name for name in points if name in bold] if bold else list(points)
-    halves = {name: [(x, m, h if name in seen and h == h else 0.0) for x, m, h in sorted(points[name])]
-              for name in points}  # fmt: skip
-    low = min(m - h for line in halves.values() for _, m, h in line)
-    high = max(m + h for line in halves.values() for _, m, h in line)
-    room = 0.05 * (high - low) or 1e-3
-    canvas, foot = Canvas(title, 280), 280 - _AXIS
-    x, y = Scale(at(places[0]), at(places[-1]), 62, WIDTH - 20), Scale(low - room, high + room, foot, _PAD)
-    upward(canvas, y, x.start, x.end, ylabel)
-    canvas.line(x.start, foot, x.end, foot)
+        first: curves that are to be seen first: with their intervals and thicker; none: all.
+    """  # fmt: skip
+    points = [point for curve in curves.values() for point in curve]
+    places = sorted({place for place, *_ in points})
+    bent = places[0] > 0 and places[-1] > 8 * places[0]
+    strong = {name for name in curves if not first or name in first}
+    low = min(mean - (half if name in strong else 0) for name, curve in curves.items() for _, mean, half in curve)
+    high = max(mean + (half if name in strong else 0) for name, curve in curves.items() for _, mean, half in curve)
+    room = 0.04 * (high - low) or 1e-3
+    foot = 290.0
+    canvas = Canvas(title, foot + _AXIS + 18 * -(-len(curves) // 2) + _PAD)
+
+    def bend(place: float) -> float:
+        return math.log(place) if bent else place
+
+    x, y = Scale(bend(places[0]), bend(places[-1]), 70, WIDTH - 20), Scale(low - room, high + room, foot, _PAD)
+    upward(canvas, y, x.start - 8, x.end + 8, ylabel)
+    canvas.line(x.start - 8, foot, x.end + 8, foot)
     for place in places:
-        canvas.text(x(at(place)), foot + 15, label(place), "middle", 11, soft=True)
+        canvas.text(x(bend(place)), foot + 15, f"{place:g}", "middle", 11, soft=True)
     canvas.text((x.start + x.end) / 2, foot + 31, xlabel, "middle", most=WIDTH)
-    for number, (name, line) in enumerate(halves.items()):
-        if name in seen:
-            edge = [(p, m + h) for p, m, h in line] + [(p, m - h) for p, m, h in line[::-1]]
-            canvas.band([(x(at(p)), y(value)) for p, value in edge], series(number))
-        canvas.curve([(x(at(p)), y(m)) for p, m, _ in line], series(number), 2.4 if name in seen else 1.2)
-    return canvas.render() + _key(list(points))
+    for number, (name, curve) in enumerate(curves.items()):
+        at = [(x(bend(place)), mean, half) for place, mean, half in sorted(curve)]
+        for left, mean, half in at if name in strong else ():
+            if half > 0:
+                canvas.line(left, y(mean - half), left, y(mean + half), series(number), 1.2)
+        wide = 2.6 if name in strong else 1.1
+        canvas.curve([(left, y(mean)) for left, mean, _ in at], series(number), wide)
+        left, top = 16 + (WIDTH - 16) / 2 * (number % 2), foot + _AXIS + 14 + 18 * (number // 2)
+        canvas.line(left, top - 4, left + 18, top - 4, series(number), max(wide, 1.8))
+        canvas.text(left + 24, top, name, size=11, most=WIDTH / 2 - 44)
+    return canvas.render()
 
 
 def bars(title: str, values: Mapping[str, float], xlabel: str) -> str:

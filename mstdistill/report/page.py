@@ -42,7 +42,8 @@ progress { width: 100%; height: 1rem; accent-color: var(--s0); } svg .soft { fil
 details { margin: .4rem 0; } summary { cursor: pointer; color: var(--soft); }
 pre { background: var(--tint); padding: .8rem; overflow-x: auto; font-size: .8rem; }
 @media print { :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 11px; }
-  details > * { display: block; }  figure, tr { break-inside: avoid; } }
+  details > * { display: block; }
+  figure, tr { break-inside: avoid; } }
 """
 
 

@@ -92,13 +92,9 @@ def _networks(page: Page, found: Mapping[str, Any]) -> None:
     columns = [(split, key, f"{split} {title}") for key, title in COLUMNS]
     if split != "validation" and "validation" in networks[-1]:
         columns += [("validation", key, f"validation {key}") for key in SHOWN]
-    rows = [[e["name"], " + ".join(e["sees"]), *(_of(e, of, key) for of, key, _ in columns)] for e in networks]
+    rows = [[e["name"], " + ".join(e["sees"]), *(float(e[of][key]) if of in e else "–" for of, key, _ in columns)]
+            for e in networks]  # fmt: skip
     page.table(["network", "sees", *(title for *_, title in columns)], rows)
-
-
-def _of(entry: Mapping[str, Any], split: str, key: str) -> float | str:
-    """A network's figure on a split; a dash where it sees none of its instances."""
-    return float(entry[split][key]) if split in entry else "–"
 
 
 def _routing(page: Page, found: Mapping[str, Any]) -> None:

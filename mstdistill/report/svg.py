@@ -90,11 +90,6 @@ class Canvas:
         """A straight line."""
         self.parts.append(f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}" stroke-width="{wide:g}"/>')
 
-    def band(self, edge: Sequence[tuple[float, float]], colour: str) -> None:
-        """A pale area within an edge."""
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in edge)
-        self.parts.append(f'<polygon points="{path}" fill="{colour}" fill-opacity="0.15"/>')
-
     def curve(self, points: Sequence[tuple[float, float]], colour: str, wide: float = 1.8) -> None:
         """Points joined by lines; one alone is a dot."""
         if len(points) == 1:

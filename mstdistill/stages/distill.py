@@ -2,8 +2,8 @@
 
     loss = w_task CE(z_s, y) + w_kd L_kd + w_lb L_lb  (+ w_router L_router, where the recipe wants a task signal)
 
-Teachers and masks are frozen and data isn't augmented, so each instance's teacher logits are constants: they come from
-a table computed once, and the step costs what the student costs.
+Teachers and masks are frozen, and augmentation changes the student's modality alone, so each instance's teacher logits
+are constants: they come from a table computed once, and the step costs what the student costs.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Distill:
     @property
     def recordable(self) -> bool:
         """Whether `losses` can be recorded: it can where it reads the teachers' logits from the device's memory."""
-        return self.teachers.resident
+        return self.teachers.resident and self.experiment.recipe.augment.teachers != "views"
 
     def fixed(self, epoch: int) -> tuple[Hashable, ...]:
         """What `losses` takes from Python and not from memory: a recorded step holds while it stays the same."""
@@ -142,21 +142,28 @@ class Distill:
         dtype = routing.log_probs.dtype
         share = batch.scale(dtype)
         task_share = losses.task_scale(batch, dtype, self.experiment.dense, ignore)
+        own = task_share if batch.partner is None else task_share * batch.partner.own.to(dtype)
         found = self.rule.distillation(
             student, teachers, routing, recipe.temperature, rows=rows, chosen=chosen, label=batch.label,
-            kd_scale=share * decayed(weights.kd, weights.kd_decay, epoch), task_scale=task_share * weights.task,
+            kd_scale=share * decayed(weights.kd, weights.kd_decay, epoch), task_scale=own * weights.task,
             ignore_index=losses.ignored(ignore),
         )  # fmt: skip
         parts = {
-            "task": (found.task * task_share).sum(),
+            "task": (found.task * own).sum(),
             "kd": (found.kd * share).sum(),
             "balance": losses.balance(routing, batch, recipe.routing.balance),
         }
-        loss = found.loss.sum() + decayed(weights.balance, weights.balance_decay, epoch) * parts["balance"]
+        loss = found.loss.sum()
+        if batch.partner is not None:
+            theirs = (losses.task_rows(student.to(dtype), batch.partner.label, ignore) * (task_share - own)).sum()
+            loss, parts["task"] = loss + weights.task * theirs, parts["task"] + theirs.detach()
+        loss = loss + decayed(weights.balance, weights.balance_decay, epoch) * parts["balance"]
         if self.rule.signal in ("task", "both"):
-            signal = self.rule.task_signal(self.teachers.gather(batch), batch.label, routing)
-            known = batch.mean(signal) if batch.labelled is None else (signal * batch.task_scale(dtype)).sum()
-            parts["router"] = known
+            known = self.teachers.gather(batch)
+            signal = self.rule.task_signal(known, batch.label, routing)
+            signal = losses.mixed_rows(signal, lambda label: self.rule.task_signal(known, label, routing), batch)
+            counted = batch.mean(signal) if batch.labelled is None else (signal * batch.task_scale(dtype)).sum()
+            parts["router"] = counted
             loss = loss + weights.router * parts["router"]
         parts["share"] = self.rule.shares(routing, batch.weight) / batch.normaliser
         return {"loss": loss, **parts}
@@ -176,7 +183,8 @@ def run(experiment: Experiment, ensemble: Ensemble) -> list[dict[str, Any]]:
     if found is None:
         stage = Distill(experiment, ensemble)
         experiment.screen.say(f"teacher logits {stage.teachers.about}")
-        loader = experiment.loader("train", stage.modalities, settings, shuffle=True)
+        varied = (experiment.target,)
+        loader = experiment.loader("train", stage.modalities, settings, shuffle=True, varied=varied)
         found = experiment.train(stage, loader, settings, {"teacher_logits": stage.teachers.about})
     load_state(experiment.student, part(found.state, "student"))
     return found.history

@@ -71,7 +71,10 @@ class Specialise:
         if batch.labelled is not None:  # a mean over the labelled ones in a mean over all
             weight *= batch.normaliser / max(batch.labelled, 1e-12)
         if weight:
-            rows = rows + weight * losses.task_rows(masked, batch.label, self.experiment.task.ignore_index)
+            ignore = self.experiment.task.ignore_index
+            task = losses.task_rows(masked, batch.label, ignore)
+            task = losses.mixed_rows(task, lambda label: losses.task_rows(masked, label, ignore), batch)
+            rows = rows + weight * task
         return rows
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
@@ -108,7 +111,8 @@ def run(experiment: Experiment) -> Ensemble:
     if len(ensemble.masks):
         if experiment.result(NAME) is None:
             stage = Specialise(experiment, ensemble)
-            loader = experiment.loader("train", stage.modalities("train"), experiment.recipe.specialise, shuffle=True)
+            seen = stage.modalities("train")
+            loader = experiment.loader("train", seen, experiment.recipe.specialise, shuffle=True, varied=seen)
             state = experiment.train(stage, loader, experiment.recipe.specialise).state
         else:
             state = experiment.result(NAME).state  # type: ignore[union-attr]

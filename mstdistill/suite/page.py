@@ -14,7 +14,7 @@ from ..report.budget import Budget
 from ..report.page import PAGE, Page, standalone
 from .plan import Grid, records
 from .stats import paired
-from .tables import Column, Findings, figures_grid, judge, percent
+from .tables import Column, Findings, along, figures_grid, judge, percent
 
 # Seconds after which a browser asks for the page of a suite that goes on anew.
 RELOAD_SECONDS = 30
@@ -78,6 +78,7 @@ def write_suite_page(found: Findings, folder: Path, reload: int = 0) -> Path:
         count = sum(len(by_seed) for methods in found.values.values() for by_seed in methods.values())
         page.say(f"{count} of {len(found.grid.cells)} runs are done; this page is renewed while the suite goes on.")
         page.progress(count, len(found.grid.cells), "runs")
+    _along(page, found, folder)
     for number, column in enumerate(found.spreads):
         _column(page, found, column, folder)
         if number == 0:
@@ -93,6 +94,18 @@ def write_suite_page(found: Findings, folder: Path, reload: int = 0) -> Path:
     path = folder / PAGE
     write_text(path, page.render())
     return path
+
+
+def _along(page: Page, found: Findings, folder: Path) -> None:
+    """A curve for each target over the tasks that have a place on the suite's axis; also as along-TARGET.svg."""
+    suite = found.grid.suite
+    for target, curves in along(found).items():
+        title = f"Student sees {target}: {suite.split} {suite.metric} over {suite.axis or 'tasks'}, with 95 % intervals"
+        first = [name for name in suite.first if name in curves]
+        chart = charts.along(title, curves, suite.axis, f"{suite.split} {suite.metric}", first)
+        rows = [[name, place, mean, half] for name, curve in curves.items() for place, mean, half in curve]
+        page.figure(title, chart, ["method", suite.axis, "mean", "half of the 95 % interval"], rows)
+        write_text(folder / f"along-{target}.svg", standalone(chart))
 
 
 def _column(page: Page, found: Findings, column: Column, folder: Path) -> None:

@@ -108,6 +108,19 @@ def _judge_column(found: Findings, column: Column, methods: Mapping[str, Mapping
         found.best[column] = top
 
 
+def along(found: Findings) -> dict[str, dict[str, list[tuple[float, float, float]]]]:
+    """Target -> method -> (place, mean, half of its 95 % interval), over tasks that have a place on the suite's axis.
+    One with a single place has no curve."""
+    places = {(task.name or task.recipe, target): task.at for task in found.grid.suite.tasks for target in task.targets}
+    curves: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    for (task, target), spreads in found.spreads.items():
+        place = places.get((task, target))
+        for name, s in spreads.items() if place is not None else ():
+            half = 0.0 if math.isnan(s.half) else s.half
+            curves.setdefault(target, {}).setdefault(name, []).append((float(place or 0), s.mean, half))
+    return {target: methods for target, methods in curves.items() if any(len(c) > 1 for c in methods.values())}
+
+
 def save(found: Findings, folder: Path) -> list[Path]:
     """Write table.md, table.csv, table.tex and table.json."""
     rows = [["task", "target", "method", "seed", found.grid.suite.metric]]
