@@ -10,6 +10,7 @@ definition that the Triton form in `jit/` is tested against. `launch.py` says wh
 which tiles, `aot.py` compiles the Triton forms without a GPU, `bench/` measures them, `tune/` chooses tiles.
 """
 
+from .bernoulli_kd import bernoulli_distillation, bernoulli_kd_rows
 from .mask import MaskWeights, apply_mask, mask_values, masked_reconstruction
 from .routed_kd import Distilled, distillation_loss, kd_rows, mixed_kd_rows, routed_kd_loss
 from .router import Routing, balance_from_sums, gate, load_balance, route
@@ -20,6 +21,8 @@ __all__ = [
     "Routing",
     "apply_mask",
     "balance_from_sums",
+    "bernoulli_distillation",
+    "bernoulli_kd_rows",
     "distillation_loss",
     "gate",
     "kd_rows",

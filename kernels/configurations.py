@@ -139,6 +139,22 @@ def kd_builds(target: str) -> Iterator[Build]:
                 {"BLOCK": choice["block"], "ALIGN": 8, "ACC": "fp32"}, choice["warps"], target)  # fmt: skip
 
 
+def bernoulli_builds(target: str) -> Iterator[Build]:
+    """Of distillation of several classes at once."""
+    from .jit import bernoulli
+
+    pointers = {**_KD_POINTERS, "class_weights_ptr": "*fp32"}
+    sizes = {**dict.fromkeys(("B", "N", "M", "C", "student_b", "teacher_n", "teacher_m"), "i32"), "student_c": "one",
+             "teacher_c": "one"}  # fmt: skip
+    for form, (flags, k) in _KD_FORMS.items():
+        for cp in (2**n for n in range(1, bernoulli.LARGEST.bit_length())):
+            r, cp, warps = bernoulli.tiles(cp, "half", names_of(target))
+            yield Build("bernoulli", "bernoulli", f"{form} R={r} C={cp}", {**pointers, **sizes}, {
+                "T": 4.0, "K": k, "R": r, "CP": cp, "ALIGN": math.gcd(cp, 16), **flags,
+                "CLASS_WEIGHTS": flags["LABEL"], "ACC": "fp32",
+            }, warps, target)  # fmt: skip
+
+
 def attend_builds(target: str) -> Iterator[Build]:
     """Of the mask's attention."""
     import torch
@@ -194,6 +210,6 @@ def apply_builds(target: str) -> Iterator[Build]:
 
 def builds() -> list[Build]:
     """Every configuration that a launch can choose, at its most demanding flags."""
-    families = (route_builds, kd_builds, attend_builds, apply_builds)
+    families = (route_builds, kd_builds, bernoulli_builds, attend_builds, apply_builds)
     found = [build for target in TARGETS for family in families for build in family(target)]
     return [*found, *attend_builds(SMALL)]

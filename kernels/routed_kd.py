@@ -132,14 +132,13 @@ def distillation_loss(
         ValueError: shapes, dtypes, devices, T or indices that don't fit.
     """
     if gaps and mixture and weights is not None:
-        some = (weights.detach() > 0).any(dim=1)
-        kd_scale = some.to(weights.dtype) if kd_scale is None else torch.where(some, kd_scale, 0.0)
+        some, kd_scale = somebody(weights, kd_scale)
         found = distillation_loss(student, teachers, indices, weights, label, rows, temperature, mixture, kd_scale,
                                   task_scale, ignore_index)  # fmt: skip
         return replace(found, kd=torch.where(some, found.kd, 0.0))
     if gaps and indices is not None and indices.dim() == 2:
-        indices, weights = _filled(indices, weights, student.dtype)
-    _check(student, teachers, indices, weights, label, rows, temperature, mixture, kd_scale, task_scale)
+        indices, weights = filled(indices, weights, student.dtype)
+    check_arguments(student, teachers, indices, weights, label, rows, temperature, mixture, kd_scale, task_scale)
     tensors = (student, teachers, indices, weights, label, rows, kd_scale, task_scale)
     if not use_triton(*tensors):
         factors = [x for x in (kd_scale, task_scale) if x is not None]
@@ -154,7 +153,14 @@ def distillation_loss(
                      task_scale, ignore_index)  # fmt: skip
 
 
-def _filled(indices: Tensor, weights: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def somebody(weights: Tensor, kd_scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """[B] whether an instance has any teacher in a mixture of these weights [B, M], and factors that are 0 where it has
+    none."""
+    some = (weights.detach() > 0).any(dim=1)
+    return some, some.to(weights.dtype) if kd_scale is None else torch.where(some, kd_scale, 0.0)
+
+
+def filled(indices: Tensor, weights: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Indices [B, K] without -1, and weights that are 0 there."""
     there = indices >= 0
     if weights is None:
@@ -219,7 +225,7 @@ def kd_rows(learner: Tensor, reference: Tensor, temperature: float = 4.0) -> Ten
     if learner.shape != reference.shape:
         raise ValueError(f"learner {tuple(learner.shape)} and reference {tuple(reference.shape)} must have one shape")
     teachers = reference.unsqueeze(1)
-    _check(learner, teachers, None, None, None, None, temperature, False, None, None)
+    check_arguments(learner, teachers, None, None, None, None, temperature, False, None, None)
     if not use_triton(learner, reference):
         if plain_cpu(learner) and not reference.requires_grad:
             return _on_cpu(learner, teachers, None, None, None, None, temperature, False, None, None, -100).loss
@@ -258,7 +264,7 @@ def mixed_kd_rows(
     return distillation_loss(student, teachers, None, weights, rows=rows, temperature=temperature, mixture=True).loss
 
 
-def _check(
+def check_arguments(
     student: Tensor, teachers: Tensor, indices: Tensor | None, weights: Tensor | None, label: Tensor | None,
     rows: Tensor | None, temperature: float, mixture: bool, kd_scale: Tensor | None, task_scale: Tensor | None,
 ) -> None:  # fmt: skip

@@ -23,6 +23,11 @@ CERTAINTIES = ("entropy", "margin", "agreement", "product")
 _GRID = 2.0 ** torch.linspace(-3, 3, 301, dtype=torch.float64)
 
 
+def as_pairs(logits: Tensor) -> Tensor:
+    """Logits [B, M, C] of several classes at once as [B, M, 2, C]: each class's no and yes, a class as a pixel."""
+    return torch.stack([torch.zeros_like(logits), logits], dim=2)
+
+
 def log_weights(
     logits: Tensor, temperature: Tensor, by: str, sharpness: float, seen: Tensor | None = None
 ) -> Tensor:  # fmt: skip
@@ -30,7 +35,7 @@ def log_weights(
     over their pixels.
 
     Args:
-        logits: [B, M, C] or [B, M, C, H, W].
+        logits: [B, M, C], [B, M, C, H, W], or [B, M, 2, C] of several classes at once.
         temperature: [M].
         by: one of `CERTAINTIES`.
         sharpness: 0 for a plain average; the larger, the more the surest teacher counts.
@@ -68,10 +73,14 @@ def calibration_losses(logits: Tensor, label: Tensor, weight: Tensor, seen: Tens
 
     Args:
         logits: [B, M, C].
-        label: [B] int64; out of range: doesn't count.
+        label: [B] int64; out of range: doesn't count. Of several classes at once [B, C]: 0 or 1.
         weight: [B], 0 for padding.
         seen: [B, M] which teachers see an instance; None: all.
     """
+    if label.dim() == 2:  # each class an instance of two
+        weight = weight.unsqueeze(1).expand_as(label).flatten()
+        seen = None if seen is None else seen.repeat_interleave(label.shape[1], dim=0)
+        logits, label = as_pairs(logits).permute(0, 3, 1, 2).flatten(0, 1), label.flatten()
     counts = ((label >= 0) & (label < logits.shape[2])).to(torch.float64) * weight.to(torch.float64)
     every = counts.unsqueeze(1) if seen is None else counts.unsqueeze(1) * seen
     at = label.clamp(0, logits.shape[2] - 1).view(-1, 1, 1).expand(-1, logits.shape[1], 1)

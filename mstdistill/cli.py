@@ -134,15 +134,16 @@ def evaluate(
     experiment, _ = load_experiment(run, screen)
     student = Student.from_pretrained(run / "student").to(experiment.accelerator.device)
     result = experiment.evaluate(student.module, (experiment.target,), split)
-    figures = {**result.as_dict(), "precision": list(result.metrics.precision), "absent": list(result.metrics.absent)}
+    title, per_class = result.metrics.per_class
+    figures = {**result.as_dict(), title: list(per_class), "absent": list(result.metrics.absent)}
     table = Table(title=f"{run}: distilled student on {split}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in result.as_dict().items():
         table.add_row(name, f"{value:.4f}")
     names = experiment.task.class_names or tuple(str(c) for c in range(experiment.task.num_classes))
-    for name, value in zip(names, result.metrics.precision, strict=False):
-        table.add_row(f"precision of class {name}", f"{value:.4f}")
+    for name, value in zip(names, per_class, strict=False):
+        table.add_row(f"{title.replace('_', ' ')} of class {name}", f"{value:.4f}")
     screen.say(table)
     path = run / f"evaluation-{split}.json"
     write_text(path, json.dumps(figures, indent=1))
@@ -327,6 +328,10 @@ def check(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="instances may lack a modality, as with data.missing=allow")
     ] = False,
+    multilabel: Annotated[bool, typer.Option(help="an instance may have several classes at once")] = False,
+    label_column: Annotated[
+        list[str] | None, typer.Option(help="multi-label: a column of 0s and 1s, a class; may be repeated")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="write the figures there as JSON")] = None,
 ) -> None:
     """Look a data set over: shapes, ranges, missing and broken values, classes; exit code 2 if it can't be trained on.
@@ -348,8 +353,8 @@ def check(
 
     pairs = [one.partition("=") for one in column or ()]
     columns = {modality: name or modality for modality, _, name in pairs} or None
-    report = look_over(data, label, rows=rows, columns=columns, max_broken=max_broken,
-                       missing="allow" if allow_missing else "refuse")  # fmt: skip
+    report = look_over(data, label, rows=rows, columns=columns, max_broken=max_broken, multilabel=multilabel,
+                       label_columns=label_column, missing="allow" if allow_missing else "refuse")  # fmt: skip
     screen = Screen()
     for part in report_tables(report):
         screen.say(part)

@@ -38,7 +38,8 @@ class Settings(BaseModel):
 class DataSettings(Settings):
     """Which instances."""
 
-    later: ClassVar[tuple[str, ...]] = ("indices", "unlabelled", "labelled", "labelled_share", "missing")
+    later: ClassVar[tuple[str, ...]] = ("indices", "unlabelled", "labelled", "labelled_share", "missing", "multilabel",
+                                        "label_columns", "sampler")  # fmt: skip
 
     dir: str | None = Field(
         None, description="prepared folder, or hub:org/name; none: the task's own place. Task own: a folder or file "
@@ -78,6 +79,29 @@ class DataSettings(Settings):
         "refuse", description="instances that lack a modality (none, empty, or a file that isn't there): refused, or "
         "learned from by those who can see them; the target is never missing"
     )  # fmt: skip
+
+    multilabel: bool = Field(
+        False, description="an instance may have several classes at once: the label column holds lists of classes or "
+        "of 0s and 1s (task own), items hold arrays of 0s and 1s (in Python); -1 or nothing: not known"
+    )  # fmt: skip
+    label_columns: list[str] | None = Field(
+        None, description="task own, multi-label: columns of 0s and 1s, a class each, in place of data.label"
+    )
+    sampler: Literal["shuffle", "balanced"] = Field(
+        "shuffle", description="balanced: training sees every class equally often, rare ones' instances more often"
+    )
+
+    @property
+    def several(self) -> bool:
+        """Whether an instance may have several classes at once."""
+        return self.multilabel or self.label_columns is not None
+
+    @model_validator(mode="after")
+    def _one_class(self) -> DataSettings:
+        if self.several and self.sampler == "balanced":
+            raise ValueError("sampler: balanced goes by one class an instance, and here one has several; take "
+                             "task_loss.class_weights=balanced")  # fmt: skip
+        return self
 
     @model_validator(mode="after")
     def _one_cut(self) -> DataSettings:
@@ -258,6 +282,18 @@ class CacheSettings(Settings):
     resident_gb: float = Field(8.0, ge=0, description="a cache up to this size is held in a GPU's memory")
 
 
+class TaskLossSettings(Settings):
+    """The task's own loss, in every stage and method."""
+
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: every class counts the same, however few instances it has; multi-label: its yes "
+        "and its no do"
+    )  # fmt: skip
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="part of each label that goes to all classes evenly; not for multi-label tasks"
+    )
+
+
 class CotrainSettings(OptimSettings):
     """Stage 1."""
 
@@ -348,7 +384,7 @@ class RunSettings(Settings):
 class Recipe(Settings):
     """A whole experiment."""
 
-    later: ClassVar[tuple[str, ...]] = ("rounds",)
+    later: ClassVar[tuple[str, ...]] = ("rounds", "task_loss")
     task: str = Field(description="whose data (see: mstdistill tasks); own: a user's own")
     target: str = Field(description="the modality that the student sees")
     method: str = Field("mst", description="mst: the three stages; or one of the comparison (docs/baselines.md)")
@@ -364,6 +400,7 @@ class Recipe(Settings):
     )
     data: DataSettings = DataSettings()
     models: dict[str, Pairing] = Field(default_factory=dict, description="target -> the networks that train for it")
+    task_loss: TaskLossSettings = TaskLossSettings()
     mask: MaskSettings = MaskSettings()
     routing: RoutingSettings = RoutingSettings()
     cotrain: CotrainSettings = CotrainSettings()
@@ -378,6 +415,13 @@ class Recipe(Settings):
     @classmethod
     def _a_word(cls, value: Any) -> Any:
         return "no" if value is False else value  # as YAML reads a bare no
+
+    @model_validator(mode="after")
+    def _one_hot(self) -> Recipe:
+        if self.data.several and self.task_loss.label_smoothing:
+            raise ValueError("task_loss.label_smoothing spreads one true class over the others, and a multi-label "
+                             "instance has several; leave it out")  # fmt: skip
+        return self
 
     @property
     def pairing(self) -> Pairing:

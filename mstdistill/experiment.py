@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from .config import OptimSettings, Recipe
 from .data.feeding.batch import Batch
 from .data.feeding.loader import Loader
 from .data.feeding.resident import ResidentSplit, resident_bytes
-from .data.labelled import partly_labelled
+from .data.labelled import labels_of, partly_labelled
 from .data.split import Split
 from .data.task import Task
 from .data.view import modality_of
@@ -30,8 +31,9 @@ from .engine.launch import expect_unused
 from .engine.loop import Fit, Stage, Trainer
 from .engine.seeding import initialising, named_seed
 from .errors import ConfigError, first_line
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluated, evaluate
 from .files import write_tensors, write_text
+from .objective import Objective, balanced, described
 from .pace import Paces, Runner, lay, settled
 from .sight import LEFT_OUT, complete, sight
 from .teachers.ensemble import Ensemble
@@ -80,6 +82,7 @@ class Experiment:
         self._paces: Paces | None = None
         self._threads = torch.get_num_threads()
         self._changed: list[nn.Module] = []  # whose batch norms take any batch meanwhile
+        self.classes: np.ndarray | None = None  # of the training instances, where these are drawn by them
         self._learns = {name for name, p in student.named_parameters() if p.requires_grad}
         names = [teacher.name for teacher in self.teachers]
         if not names:
@@ -94,6 +97,7 @@ class Experiment:
         try:
             self._place()
             self.dense = self._dry_run()
+            self.objective = self._objective()
             self.mask_plans = self._plan_masks()
             self._try()
             self.fingerprint = self._bind()
@@ -115,6 +119,30 @@ class Experiment:
         )
         if line:
             self.screen.say(line)
+
+    def _objective(self) -> Objective:
+        """The task's losses as the recipe wants them; see `TaskLossSettings`, and `data.sampler`.
+
+        Raises:
+            ConfigError: weights or a balance of classes for labels that are maps.
+        """
+        settings, several = self.recipe.task_loss, self.task.multilabel
+        weighs, draws = settings.class_weights == "balanced", self.recipe.data.sampler == "balanced"
+        name = "task_loss.class_weights" if weighs else "data.sampler"
+        if self.dense and (weighs or draws):
+            raise ConfigError(f"{name}=balanced: a map's pixels have many classes; it goes by an instance's")
+        if several and (draws or settings.label_smoothing):
+            name = "data.sampler=balanced" if draws else f"task_loss.label_smoothing={settings.label_smoothing:g}"
+            raise ConfigError(f"{name}: it goes by an instance's one class, and this is a multi-label task")
+        weights: torch.Tensor | None = None
+        if weighs or draws:
+            label = labels_of(self.splits["train"])
+            self.classes = label if draws else None
+            weights = balanced(label, self.task.num_classes) if weighs else None
+        if weights is not None:
+            self.screen.say(described(weights, dict(enumerate(self.task.class_names))))
+        found = Objective(several, self.task.ignore_index, weights, settings.label_smoothing)
+        return found.moved(self.accelerator.device)
 
     @property
     def partly_labelled(self) -> bool:
@@ -315,6 +343,8 @@ class Experiment:
             threads=2 if self.accelerator.device.type != "cpu" else 0,
             num_classes=self.task.num_classes,
             ignore_index=self.task.ignore_index,
+            several=self.task.multilabel,
+            classes=self.classes if split == "train" else None,
             labelled_share=share,
             name=f"{self.task.name} {split}",
         )
@@ -323,12 +353,12 @@ class Experiment:
         return loader
 
     def validation(self, module: nn.Module, view: Sequence[str]) -> dict[str, float]:
-        """A network's figures for an epoch's record; the epoch with the lowest loss is the one to keep."""
+        """A network's figures for an epoch's record; the epoch with the lowest selection is the one to keep."""
         result = self.evaluate(module, view, "validation")
-        return {"validation/loss": result.loss, "validation/accuracy": result.accuracy,
-                "selection": result.loss}  # fmt: skip
+        return {"validation/loss": result.loss, f"validation/{result.measure}": result.score,
+                "selection": result.selection}  # fmt: skip
 
-    def evaluate(self, module: nn.Module, view: Sequence[str], split: str) -> Evaluation:
+    def evaluate(self, module: nn.Module, view: Sequence[str], split: str) -> Evaluated:
         """A network's figures on a split; its training mode is left as found."""
         was_training = module.training
         module.eval()
@@ -426,12 +456,9 @@ class Experiment:
         """Whether a split has what a network sees; logits that were given may be of the training data alone."""
         return not set(view) & getattr(self.splits[split], "lacks", frozenset())
 
-    def judge_teachers(self) -> dict[str, Evaluation]:
+    def judge_teachers(self) -> dict[str, Evaluated]:
         """Show the teachers' validation scores; warn of one that is near chance."""
-        import math
-
         scores = {}
-        chance = 1.0 / self.task.num_classes
         for teacher in self.teachers:
             if not self.judges(teacher.modalities, "validation"):
                 self.screen.say(f"teacher {teacher.name}: logits of the training data alone, judged by nothing")
@@ -439,13 +466,13 @@ class Experiment:
             result = self.evaluate(teacher.module, teacher.modalities, "validation")
             scores[teacher.name] = result
             self.screen.say(
-                f"teacher {teacher.name} ({', '.join(map(modality_of, teacher.modalities))}): validation accuracy "
-                f"{result.accuracy:.3f}, loss {result.loss:.3f}"
+                f"teacher {teacher.name} ({', '.join(map(modality_of, teacher.modalities))}): validation "
+                f"{result.titled}, loss {result.loss:.3f}"
             )
-            if result.accuracy < 1.5 * chance or result.loss > 0.95 * math.log(self.task.num_classes):
+            if result.near_chance:
                 self.screen.say(
-                    f"warning: teacher {teacher.name} is near chance (accuracy {result.accuracy:.3f}, chance "
-                    f"{chance:.3f}): it has nothing to teach yet; raise cotrain.epochs (now "
-                    f"{self.recipe.cotrain.epochs}) or cotrain.lr, or give ready weights with its `weights`"
+                    f"warning: teacher {teacher.name} is near chance ({result.near_chance}): it has nothing "
+                    f"to teach yet; raise cotrain.epochs (now {self.recipe.cotrain.epochs}) or cotrain.lr, or give "
+                    "ready weights with its `weights`"
                 )
         return scores

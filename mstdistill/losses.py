@@ -32,8 +32,8 @@ def ignored(ignore_index: int | None) -> int:
 
 
 def task_scale(batch: Batch, dtype: torch.dtype, dense: bool, ignore_index: int | None = None) -> Tensor:
-    """[B] what an instance's cross entropy (dense: its sum over the labelled pixels) counts in the mean over the
-    labelled instances (or pixels) of the global batch."""
+    """[B] what an instance's cross entropy (dense: its sum over the labelled pixels; of several classes, over the known
+    ones) counts in the mean over the labelled instances (or pixels, or classes) of the global batch."""
     if not dense and ignore_index is None:
         return batch.task_scale(dtype)
     ignore = ignored(ignore_index)

@@ -60,6 +60,8 @@ class Material:
         if recipe.task == OWN.name:
             self.data = open_own(recipe.data)
             self.task = self.data.task
+        elif recipe.data.several:
+            raise ConfigError(f"data.multilabel: an instance of task {self.task.name} has one class; leave it out")
         self._check_modalities()
         pairing = recipe.pairing
         self.student = self._sight("student", pairing.student, (recipe.target,))

@@ -1,4 +1,5 @@
-"""Metrics of classification and segmentation, all from one confusion matrix, by scikit-learn.
+"""Metrics of classification and segmentation, all from one confusion matrix, by scikit-learn; and of several classes at
+once, from every instance's logits.
 
 A confusion matrix adds up over batches and ranks without gathering predictions, so nothing is counted twice.
 """
@@ -61,6 +62,11 @@ class Metrics:
     precision: tuple[float, ...]
     absent: tuple[int, ...]
 
+    @property
+    def per_class(self) -> tuple[str, tuple[float, ...]]:
+        """What is told of each class, and its figures."""
+        return "precision", self.precision
+
     def as_dict(self) -> dict[str, float]:
         """The scalar figures by name."""
         names = ("accuracy", "average_accuracy", "weighted_f1", "kappa", "miou")
@@ -114,3 +120,80 @@ def _cells(counts: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndar
     """A matrix as weighted (true, predicted) pairs, which scikit-learn reads."""
     rows, columns = np.nonzero(counts)
     return classes[rows], classes[columns], counts[rows, columns]
+
+
+@dataclass(frozen=True)
+class SeveralMetrics:
+    """Figures of a task of several classes at once; entries that aren't known don't count.
+
+    Attributes:
+        map_macro, map_weighted: mean average precision over the classes that some instance has: plain, and weighted by
+            how many have them.
+        f1_micro, f1_macro: at probability 1/2, over all entries together, and the mean over the classes that occur (in
+            labels or predictions).
+        auroc: area under the ROC curve, the mean over the classes that some instances have and others don't.
+        average_precision: per class; nan for one that nobody has.
+        absent: classes that nobody has.
+    """
+
+    map_macro: float
+    map_weighted: float
+    f1_micro: float
+    f1_macro: float
+    auroc: float
+    average_precision: tuple[float, ...]
+    absent: tuple[int, ...]
+
+    @property
+    def per_class(self) -> tuple[str, tuple[float, ...]]:
+        """What is told of each class, and its figures."""
+        return "average_precision", self.average_precision
+
+    def as_dict(self) -> dict[str, float]:
+        """The scalar figures by name."""
+        return {name: float(getattr(self, name)) for name in
+                ("map_macro", "map_weighted", "f1_micro", "f1_macro", "auroc")}  # fmt: skip
+
+
+def average_precisions(logits: Tensor, label: Tensor) -> np.ndarray:
+    """[C] each class's average precision; nan for one that nobody has.
+
+    Args:
+        logits, label: [N, C]; labels 0, 1, or below 0 where that isn't known.
+    """
+    from sklearn import metrics as sk
+
+    scores, true = logits.cpu().numpy(), label.cpu().numpy()
+    found = np.full(true.shape[1], np.nan)
+    for c in range(true.shape[1]):
+        known = true[:, c] >= 0
+        if (true[:, c] == 1).any():
+            found[c] = sk.average_precision_score(true[known, c], scores[known, c])
+    return found
+
+
+def several_metrics_of(logits: Tensor, label: Tensor) -> SeveralMetrics:
+    """Metrics of logits and labels [N, C]; see `average_precisions`."""
+    from sklearn import metrics as sk
+
+    precision = average_precisions(logits, label)
+    scores, true = logits.cpu().numpy(), label.cpu().numpy()
+    said, known, has = scores > 0, true >= 0, true == 1
+    f1, areas = [], []
+    for c in range(true.shape[1]):
+        here = known[:, c]
+        if has[:, c].any() or said[here, c].any():
+            f1.append(sk.f1_score(has[here, c], said[here, c], zero_division=0))
+        if has[:, c].any() and (true[:, c] == 0).any():
+            areas.append(sk.roc_auc_score(has[here, c], scores[here, c]))
+    present, counts = np.isfinite(precision), has.sum(axis=0)
+    nan = float("nan")
+    return SeveralMetrics(
+        map_macro=float(precision[present].mean()) if present.any() else nan,
+        map_weighted=float(np.average(precision[present], weights=counts[present])) if present.any() else nan,
+        f1_micro=float(sk.f1_score(has[known], said[known], zero_division=0)) if known.any() else nan,
+        f1_macro=float(np.mean(f1)) if f1 else nan,
+        auroc=float(np.mean(areas)) if areas else nan,
+        average_precision=tuple(float(x) for x in precision),
+        absent=tuple(int(c) for c in np.flatnonzero(~present)),
+    )

@@ -151,7 +151,7 @@ def distill(
             splits[name] = data if isinstance(data, Split) else DatasetSplit(
                 data, label, names=names, wanted=wanted, name=name, class_names=class_names, ignore=ignore_index,
                 dtype=torch.float64 if double else torch.float32,
-                unlabelled=name == "train" and recipe.data.unlabelled == "learn",
+                unlabelled=name == "train" and recipe.data.unlabelled == "learn", several=recipe.data.multilabel,
                 missing=recipe.data.missing == "allow",
             )  # fmt: skip
     for note in dict.fromkeys(note for split in splits.values() for note in getattr(split, "notes", ())):
@@ -161,7 +161,8 @@ def distill(
         accelerator = start(recipe.precision, run.trackers, Path(out), recipe.tf32, run.timeout_seconds)
         with run_lock(Path(out), accelerator.device):
             classes = _count_classes(student, teachers, splits["train"], target, recipe, len(class_names))
-            task = Task("custom", "a user's own data", {}, classes, None, tuple(class_names), ignore_index)
+            task = Task("custom", "a user's own data", {}, classes, None, tuple(class_names), ignore_index,
+                        multilabel=recipe.data.multilabel)  # fmt: skip
             return _run(recipe, task, splits, student, teachers, Path(out), accelerator, screen, observe, None)
 
 

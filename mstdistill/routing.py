@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .certainty import CERTAINTIES, log_weights
+from .certainty import CERTAINTIES, as_pairs, log_weights
 from .errors import ConfigError
-from .kernels import Distilled, Routing, distillation_loss, gate, route
+from .kernels import Distilled, Routing, bernoulli_distillation, distillation_loss, gate, route
 from .kernels.constants import LOWEST
 from .kernels.router import top_available, top_k
 
@@ -111,9 +111,10 @@ class RoutingRule:
         """Whether an instance has one mixture of all teachers."""
         return self.name == "soft" or self.judges
 
-    def judged(self, routing: Routing, teachers: Tensor, temperature: Tensor) -> Routing:
+    def judged(self, routing: Routing, teachers: Tensor, temperature: Tensor, several: bool = False) -> Routing:
         """The routing with weights by what the teachers [B, M, C, ...] say; their temperatures [M] are in the weights,
         which need not add up to 1."""
+        teachers = as_pairs(teachers) if several else teachers
         found = log_weights(teachers.detach(), temperature, self.name, self.sharpness, routing.seen)
         return replace(routing, log_probs=found.to(routing.log_probs.dtype) - temperature.to(found.dtype).log())
 
@@ -158,10 +159,12 @@ class RoutingRule:
         kd_scale: Tensor | None = None,
         task_scale: Tensor | None = None,
         ignore_index: int | None = None,
+        several: bool = False,
+        class_weights: Tensor | None = None,
     ) -> Distilled:
         """Distillation and task loss per instance [B]; the teachers [B, M, C, ...] are constants, or with `rows` a
         table [N, M, C, ...] of them, or `chosen`: [B, k, C, ...] of the routing's k alone. The other arguments are
-        those of `kernels.distillation_loss`."""
+        those of `kernels.distillation_loss`, or for `several` classes at once of `bernoulli_distillation`."""
         learns = self.signal in ("distill", "both")
         indices: Tensor | None = routing.indices
         weights = None
@@ -179,21 +182,28 @@ class RoutingRule:
             indices = torch.arange(routing.indices.shape[1], device=student.device).expand_as(routing.indices)
             if routing.seen is not None:
                 indices = torch.where(routing.indices < 0, -1, indices)
+        gaps = routing.seen is not None
+        if several:
+            return bernoulli_distillation(student, teachers, indices, weights, label, rows, temperature, self.mixes,
+                                          kd_scale, task_scale, class_weights, gaps)  # fmt: skip
         return distillation_loss(
             student, teachers, indices, weights, label, rows, temperature, self.mixes, kd_scale, task_scale,
-            -100 if ignore_index is None else ignore_index, gaps=routing.seen is not None,
+            -100 if ignore_index is None else ignore_index, gaps=gaps,
         )  # fmt: skip
 
     def task_signal(self, teachers: Tensor, label: Tensor, routing: Routing) -> Tensor:
         """-log sum_m r_m p_m(y) per instance [B]: trains the router towards teachers that are right there.
 
-        The probabilities r alone receive a gradient. Dense labels take the mean over the pixels with a label in range.
-        An instance that no teacher sees has none.
+        The probabilities r alone receive a gradient. Dense labels take the mean over the pixels with a label in range,
+        labels of several classes at once [B, C] the mean over those that are known. An instance that no teacher sees
+        has none.
         """
         rows = self._task_signal(teachers, label, routing)
         return rows if routing.seen is None else torch.where(routing.seen.any(dim=1), rows, 0.0)
 
     def _task_signal(self, teachers: Tensor, label: Tensor, routing: Routing) -> Tensor:
+        if label.dim() == 2:  # a class is as a pixel of which there is yes or no
+            teachers, label = as_pairs(teachers).unsqueeze(4), label.unsqueeze(2)
         log_p = teachers.detach().float().log_softmax(dim=2)
         if label.dim() == 1:  # without a label any class: such a row counts nothing
             right = log_p.gather(2, label.clamp(min=0).view(-1, 1, 1).expand(-1, log_p.shape[1], 1)).squeeze(2)

@@ -48,6 +48,7 @@ def export_student(
         "class_names": list(task.class_names),
         "backbone": maker["backbone"] if maker else None,
         "options": dict(maker["options"]) if maker else {},
+        **({"multilabel": True} if task.multilabel else {}),
         "hf": {"model": maker and maker["hf"], **module.describe()} if isinstance(module, HuggingFaceNet) else None,
     }
     with replace_folder(folder) as temporary:
@@ -65,6 +66,7 @@ def _card(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     body, _ = summary_tables(summary)
     shape = "x".join(map(str, config["input_shape"])) or "as in training"
     use = "classes = student.predict(batch)"
+    several = ", of each class a yes or no of its own; `predict` gives 0s and 1s" if config.get("multilabel") else ""
     kind = config["hf"]["ports"][0]["kind"] if config["hf"] else "array"
     if kind != "array":
         raw = {"image": "pictures", "audio": "[(samples, rate), ...]", "text": "texts"}[kind]
@@ -72,7 +74,8 @@ def _card(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     return (
         f"---\nlibrary_name: mstdistill\ntags: [knowledge-distillation, cross-modal]\n---\n\n"
         f"# A student that sees {plain(config['modality'])}, distilled on {plain(config['task'])}\n\n"
-        f"Input: {plain(config['modality'])} [batch, {shape}]; output: logits [batch, {config['num_classes']}].\n\n"
+        f"Input: {plain(config['modality'])} [batch, {shape}]; output: logits [batch, {config['num_classes']}]"
+        f"{several}.\n\n"
         '```python\nfrom mstdistill import Student\nstudent = Student.from_pretrained("this folder")\n'
         f"{use}\n```\n\n" + body.replace("# ", "## ", 1)
     )
@@ -138,5 +141,7 @@ class Student(nn.Module):
 
     @torch.no_grad()
     def predict(self, view: Tensor) -> Tensor:
-        """Most probable classes [B] or [B, H, W], int64."""
+        """Most probable classes [B] or [B, H, W], int64; of several classes at once 0 or 1 for each, [B, C]."""
+        if self.config.get("multilabel"):
+            return (self(view) > 0).to(torch.int64)
         return self(view).argmax(dim=1)

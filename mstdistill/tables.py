@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
 COLUMNS = (("accuracy", "accuracy"), ("average_accuracy", "average acc."), ("weighted_f1", "F1"),
            ("kappa", "kappa"), ("loss", "loss"))  # fmt: skip
-SHOWN = ("accuracy", "loss")  # what fits a terminal; the files hold all
+# of tasks of several classes at once
+SEVERAL = (("map_macro", "mAP"), ("map_weighted", "weighted mAP"), ("f1_micro", "micro F1"), ("f1_macro", "macro F1"),
+           ("auroc", "AUROC"), ("loss", "loss"))  # fmt: skip
+SHOWN = ("accuracy", "map_macro", "loss")  # what fits a terminal; the files hold all
+
+
+def columns_of(summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The figures of a run's networks and their titles, the one by which they are chosen first."""
+    last = summary["networks"][-1]
+    return SEVERAL if any("map_macro" in last.get(split, {}) for split in ("validation", "test")) else COLUMNS
 
 
 def plan_table(experiment: Experiment) -> Table:
@@ -60,17 +69,18 @@ def plan_table(experiment: Experiment) -> Table:
 def summary_tables(summary: Mapping[str, Any]) -> tuple[str, list[Table]]:
     """The final tables, as Markdown and for the terminal."""
     splits = [name for name in ("validation", "test") if name in summary["networks"][-1]]
-    header = ["network"] + [f"{split} {title}" for split in splits for _, title in COLUMNS]
+    columns = columns_of(summary)
+    header = ["network"] + [f"{split} {title}" for split in splits for _, title in columns]
     rows = []
     for entry in summary["networks"]:
-        rows.append([entry["name"]] + [_figure(entry, split, key) for split in splits for key, _ in COLUMNS])
+        rows.append([entry["name"]] + [_figure(entry, split, key) for split in splits for key, _ in columns])
     shares = [[name, f"{100 * share:.1f} %"] for name, share in summary["routing_share"].items()]
     title = f"{summary['task']}, student sees {summary['target']}, seed {summary['seed']}"
     parts = [f"# {plain(title)}", markdown_table(header, rows)]
     short = [f"val. {name}" if split != "test" else f"test {name}"
-             for split in splits for key, name in COLUMNS if key in SHOWN]  # fmt: skip
+             for split in splits for key, name in columns if key in SHOWN]  # fmt: skip
     few = [
-        [entry["name"]] + [_figure(entry, split, key) for split in splits for key, _ in COLUMNS if key in SHOWN]
+        [entry["name"]] + [_figure(entry, split, key) for split in splits for key, _ in columns if key in SHOWN]
         for entry in summary["networks"]
     ]
     shown = [_terminal(title, ["network", *short], few)]

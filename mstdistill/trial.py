@@ -184,6 +184,7 @@ def count_classes(student: Network, others: Sequence[Network], inputs: Inputs, l
         ConfigError: the student can't take the inputs, or its logits aren't to be found.
     """
     rows = len(label)
+    named = label.shape[1] if label.dim() == 2 else named  # of several classes at once: each has its own
 
     def widths(network: Network) -> set[int]:
         output = wake(network, {name: inputs[name] for name in network.view}, seed)

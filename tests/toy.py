@@ -21,6 +21,7 @@ from mstdistill.errors import MstdistillError
 from mstdistill.pipeline import Result
 
 from .conftest import MLP, make_split
+from .several import Several
 
 SETTINGS: dict[str, Any] = {
     "batch_size": 16,
@@ -82,26 +83,31 @@ class Gappy:
         return inputs, label
 
 
-def gappy(count: int = 80, seed: int = 1, fill: float = 0.0) -> Gappy:
-    """A third without `m2`, two without the target."""
-    return Gappy(make_split(count, seed=seed), {"m2": list(range(0, count, 3)), "m1": [4, 7]}, fill)
+def gappy(count: int = 80, seed: int = 1, fill: float = 0.0, several: bool = False) -> Gappy:
+    """A third without `m2`, two without the target; `several`: of several classes each."""
+    whole: Split = Several(count, seed, unknown=0.2) if several else make_split(count, seed=seed)
+    return Gappy(whole, {"m2": list(range(0, count, 3)), "m1": [4, 7]}, fill)
 
 
 def run(
     out: Path | str, count: int = 80, dropout: float = 0.0, norm: bool = False, unused: bool = False,
-    lacking: bool = False, hiding: float = 0.0, **settings: Any,
+    lacking: bool = False, hiding: float = 0.0, several: bool = False, **settings: Any,
 ) -> Result:  # fmt: skip
     """The three stages and the comparison on `count` toy instances; `lacking` some modalities, of which the first
-    teacher needs not all."""
+    teacher needs not all; `several`: of several classes each."""
+    if several:
+        splits = {"train": Several(count, 1, unknown=0.2), "validation": Several(30, 2), "test": Several(30, 3, 0.1)}
+        settings = {**splits, **merged({"data": {"multilabel": True}}, settings)}
     student, teachers = networks(dropout, norm, unused)
     if lacking:
         teachers[0].missing, teachers[0].modality_dropout = "zero", hiding
-        settings.setdefault("train", gappy(count))
-    extra = {key: settings.pop(key) for key in ("observe", "train", "validation", "quiet") if key in settings}
+        settings["train"] = gappy(count, several=several)
+    extra = {key: settings.pop(key) for key in ("observe", "train", "validation", "test", "quiet") if key in settings}
     return distill(
         student, teachers, extra.pop("train", None) or make_split(count, seed=1),
         extra.pop("validation", None) or make_split(30, seed=2), "m1",
-        test=make_split(30, seed=3), out=out, settings=merged(SETTINGS, settings), **{"quiet": True, **extra},
+        test=extra.pop("test", None) or make_split(30, seed=3), out=out,
+        settings=merged(SETTINGS, settings), **{"quiet": True, **extra},
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..bernoulli_kd import bernoulli_distillation, bernoulli_distillation_reference
 from ..mask import MaskWeights, masked_reconstruction
 from ..routed_kd import distillation_loss, distillation_loss_reference
 from ..router import route, route_reference
@@ -146,6 +147,45 @@ def _kd(rows: int, teachers: int, classes: int, k: int, dtype: torch.dtype, on_c
     )  # fmt: skip
 
 
+def _bernoulli(rows: int, teachers: int, classes: int, k: int, dtype: torch.dtype, on_cpu: bool) -> Case:
+    def make(device: torch.device, dtype: torch.dtype, seed: int) -> Inputs:
+        g = torch.Generator(device).manual_seed(seed)
+        logits = [(3 * torch.randn(shape, generator=g, device=device)).to(dtype)
+                  for shape in ((rows, classes), (rows, teachers, classes))]  # fmt: skip
+        return {
+            "student": logits[0], "teachers": logits[1],
+            "indices": torch.rand(rows, teachers, generator=g, device=device).topk(k, dim=1).indices,
+            "label": torch.randint(-1, 2, (rows, classes), generator=g, device=device),
+            "task_scale": torch.full((rows,), 1.0 / classes, device=device),
+        }  # fmt: skip
+
+    def ours(x: Inputs) -> Tensor:
+        return bernoulli_distillation(**x).loss.sum()
+
+    def plain(x: Inputs) -> Tensor:
+        return bernoulli_distillation_reference(**x).loss.sum()
+
+    def eager(x: Inputs) -> Tensor:
+        student, label = x["student"].float(), x["label"]
+        at, loss = torch.arange(rows, device=student.device), student.new_zeros(())
+        for i in range(k):
+            teacher = x["teachers"][at, x["indices"][:, i]].float() / 4.0
+            p = torch.sigmoid(teacher)
+            yes = p * (F.logsigmoid(teacher) - F.logsigmoid(student / 4.0))
+            no = (1 - p) * (F.logsigmoid(-teacher) - F.logsigmoid(-student / 4.0))
+            loss = loss + 16.0 * (yes + no).mean(dim=1).sum() / k
+        entries = F.binary_cross_entropy_with_logits(student, label.clamp(min=0).float(), reduction="none")
+        return loss + ((entries * (label >= 0)).sum(dim=1) * x["task_scale"]).sum()
+
+    cell, e = rows * classes, torch.finfo(dtype).bits // 8
+    return Case(
+        "kd-bernoulli", f"B={rows} M={teachers} C={classes} k={k}", dtype, make, ("student",),
+        {"ours": ours, "plain": plain, "eager": eager},
+        (1 + k) * cell * e + 8 * cell, (2 + k) * cell * e + 8 * cell, (12.0 + 14 * k) * cell, (20.0 + 16 * k) * cell,
+        on_cpu,
+    )  # fmt: skip
+
+
 def _liger() -> Callable[[Tensor, Tensor], Tensor] | None:
     """Liger's KL per row, from log-probabilities, where the package is installed."""
     try:
@@ -231,6 +271,9 @@ def cases() -> Iterator[Case]:
     for dense in ((1, torch.float32, False), (2, half, True)):
         yield _kd(6, 4, 41, dense[0], dense[1], dense[2], dense=(480, 640) if not dense[2] else (120, 160))
     yield _kd(6, 4, 41, 1, half, False, dense=(480, 640), soft=True)
+    for several in ((512, 4, 20, 1, torch.float32, True), (4096, 4, 527, 2, half, True),
+                    (4096, 4, 10000, 1, half, False)):  # fmt: skip
+        yield _bernoulli(*several)
     for mask in ((512, 596, 99, False), (512, 298, 49, False), (64, 596, 99, True), (32, 320, 53, True),
                  (512, 1024, 170, False), (6, 512, 85, True), (512, 84, 14, True)):  # fmt: skip
         yield _mask(mask[0], mask[1], mask[2], torch.float32, mask[3])

@@ -57,7 +57,7 @@ def _(x: Tensor, factor: Tensor) -> None:
     return None
 
 
-def _shapes(student: Tensor, teachers: Tensor, indices: Tensor | None, mixture: bool,
+def shapes_of(student: Tensor, teachers: Tensor, indices: Tensor | None, mixture: bool,
             gradients: tuple[bool, bool, bool]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:  # fmt: skip
     """Shape and type of each result; a gradient that nobody wants is empty."""
     batch, acc = student.shape[0], wide(torch.promote_types(student.dtype, teachers.dtype))
@@ -97,7 +97,7 @@ def distil(
 
     student [B, C] or [B, C, P]; teachers [N, M, C] or [N, M, C, P]. See `mstdistill.kernels.routed_kd`.
     """
-    shapes = _shapes(student, teachers, indices, mixture, (student_grad, weights_grad, reference_grad))
+    shapes = shapes_of(student, teachers, indices, mixture, (student_grad, weights_grad, reference_grad))
     out = {name: torch.empty(shape, dtype=dtype, device=student.device) for name, (shape, dtype) in shapes.items()}
     if label is None:
         out["task"].zero_()
@@ -138,11 +138,11 @@ def _(
     weights_grad: bool,
     reference_grad: bool,
 ) -> Outputs:
-    shapes = _shapes(student, teachers, indices, mixture, (student_grad, weights_grad, reference_grad))
+    shapes = shapes_of(student, teachers, indices, mixture, (student_grad, weights_grad, reference_grad))
     return tuple(student.new_empty(shape, dtype=dtype) for shape, dtype in shapes.values())  # type: ignore[return-value]
 
 
-def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+def setup(ctx: Any, inputs: Any, output: Any) -> None:
     student, teachers, rows, _, weights, *_ = inputs
     mixture = inputs[9]
     loss, kd, task, grad, each, reference = output
@@ -166,7 +166,7 @@ class _Once(torch.autograd.Function):
         raise RuntimeError("mstdistill.kernels: distil can be differentiated once; use MSTDISTILL_KERNELS=torch")
 
 
-def _backward(ctx: Any, outer: Any, *_: Any) -> Any:
+def backward(ctx: Any, outer: Any, *_: Any) -> Any:
     grads: list[Any] = [None] * 14
     if outer is None:
         return tuple(grads)
@@ -197,4 +197,4 @@ def _backward(ctx: Any, outer: Any, *_: Any) -> Any:
     return tuple(grads)
 
 
-distil.register_autograd(_backward, setup_context=_setup)
+distil.register_autograd(backward, setup_context=setup)

@@ -128,6 +128,9 @@ def label(labels: Labels, raw: Any, where: str) -> int | np.ndarray:
     if raw is None or (np.ndim(raw) == 0 and not isinstance(raw, str) and int(raw) == -1 and labels.ignore != -1):
         raise DataError(f"{where} has no label")
     array = np.asarray(raw)
+    if labels.kind == "several":
+        _check_several(torch.from_numpy(array.astype(np.int64))[None], labels, lambda row: where)
+        return array.astype(np.int64)
     if array.dtype.kind not in "iub":
         raise DataError(f"{where}: label {str(raw)[:40]!r} is no class: whole numbers are wanted")
     if labels.count is not None:
@@ -167,6 +170,12 @@ def check_batch(
                     f"NaN or Inf in modality {modality!r} of {called(row)}; mend or drop it, then prepare the data "
                     "again"
                 )
+    if labels.kind == "several":
+        _check_several(label, labels, called)
+        return
+    if label.dim() == 2:
+        raise DataError(f"label of {called(0)} has shape {list(label.shape[1:])}; a class an instance is wanted, or "
+                        "data.multilabel=true where it has several")  # fmt: skip
     if labels.count is None:
         return
     wrong = (label < 0) | (label >= labels.count)
@@ -175,3 +184,19 @@ def check_batch(
     if bool(wrong.any()):
         row = int(wrong.flatten(1).any(dim=1).nonzero()[0] if wrong.dim() > 1 else wrong.nonzero()[0])
         raise DataError(f"label {int(label[wrong][0])} of {called(row)} {out_of_range(labels.count)}")
+
+
+def _check_several(label: Tensor, labels: Labels, called: Callable[[int], str]) -> None:
+    """The rules of labels of several classes at once [B, C].
+
+    Raises:
+        DataError: another number of classes than the task has, or something else than 0, 1 and -1.
+    """
+    if label.dim() != 2 or (labels.count is not None and label.shape[1] != labels.count):
+        raise DataError(f"label of {called(0)} has shape {list(label.shape[1:])}; a multi-label task of "
+                        f"{labels.count} classes wants [{labels.count}]")  # fmt: skip
+    wrong = (label < -1) | (label > 1)
+    if bool(wrong.any()):
+        row = int(wrong.any(dim=1).nonzero()[0])
+        raise DataError(f"label of {called(row)} holds {int(label[wrong][0])}: 0, 1 or -1 (not known) is wanted for "
+                        "each class")  # fmt: skip

@@ -68,11 +68,11 @@ class PartlyLabelled:
 
     def _hidden(self, index: np.ndarray, label: Tensor) -> Tensor:
         known = torch.from_numpy(self.labelled[index])
-        return torch.where(known, label.to(torch.int64), UNLABELLED)
+        return torch.where(known.view(-1, *(1,) * (label.dim() - 1)), label.to(torch.int64), UNLABELLED)
 
 
 def labels_of(split: Split) -> np.ndarray:
-    """[N] classes of all instances, -1 for none; nothing else of them is read.
+    """[N] classes of all instances, -1 for none, or [N, C] of several at once; nothing else of them is read.
 
     Raises:
         DataError: labels are maps, of which each pixel has or lacks a class of its own.
@@ -80,7 +80,7 @@ def labels_of(split: Split) -> np.ndarray:
     parts = []
     for start in range(0, len(split), _ROWS):
         _, label = reader(split)(np.arange(start, min(start + _ROWS, len(split))), ())
-        if label.dim() > 1:
+        if label.dim() > 2:
             raise DataError("labels are maps: pixels without a class take the task's ignored number, whole maps too")
         parts.append(label.to(torch.int64).numpy())
     return np.concatenate(parts)
@@ -112,6 +112,8 @@ def partly_labelled(split: Split, share: float | None, seed: int, num_classes: i
         DataError: nobody has a label, or a label is out of range.
     """
     label = labels_of(split)
+    if label.ndim == 2:
+        return _partly_several(split, label, share, seed, name)
     if label.size and int(label.max()) >= num_classes:
         row = int(label.argmax())
         raise DataError(f"{name}: label {int(label[row])} of {called(split, row)} is out of range: the task has "
@@ -124,8 +126,26 @@ def partly_labelled(split: Split, share: float | None, seed: int, num_classes: i
     if known.all():
         return split, ""
     line = f"{name}: {int(known.sum()):,} of {len(label):,} instances are labelled"
-    missing = [number for number in range(num_classes) if not (label[known] == number).any()]
-    if missing:
-        some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-        line += f"; warning: none of class {some}: the student can learn it from its teachers at best"
+    line += _nobody([number for number in range(num_classes) if not (label[known] == number).any()])
     return PartlyLabelled(split, known), line
+
+
+def _partly_several(split: Split, label: np.ndarray, share: float | None, seed: int, name: str) -> tuple[Split, str]:
+    """As `partly_labelled`, of labels of several classes at once [N, C]; an instance of which nothing is known is one
+    without a label. A share is drawn from all alike."""
+    known: np.ndarray = np.any(label >= 0, axis=1)
+    if not known.any():
+        raise DataError(f"{name}: no instance has a label; a task is learned from at least one a class")
+    if share is not None and share < 1:
+        known = hidden(np.where(known, 0, UNLABELLED), share, seed)
+    if known.all():
+        return split, ""
+    line = f"{name}: {int(known.sum()):,} of {len(label):,} instances are labelled"
+    return PartlyLabelled(split, known), line + _nobody(np.flatnonzero(~(label[known] == 1).any(axis=0)).tolist())
+
+
+def _nobody(missing: Sequence[int]) -> str:
+    if not missing:
+        return ""
+    some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+    return f"; warning: none of class {some}: the student can learn it from its teachers at best"

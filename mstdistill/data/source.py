@@ -34,7 +34,8 @@ class Labels:
     """What rows are labelled with.
 
     Attributes:
-        kind: "classes", a number a row, or "maps", a number a pixel.
+        kind: "classes", a number a row; "several", 0 or 1 a class, or -1 where that isn't known; or "maps", a number a
+            pixel.
         names: of the classes, where they have any.
         count: classes are 0 to count - 1; None: a network says how many there are.
         ignore: a number that doesn't count.
@@ -52,7 +53,7 @@ class Row:
 
     Attributes:
         values: by modality; what isn't there is None, what couldn't be read an exception.
-        label: a class or a map; None or -1: no label.
+        label: a class, 0s and 1s, or a map; None or -1: no label.
     """
 
     values: Mapping[str, Any]

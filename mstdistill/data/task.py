@@ -25,6 +25,7 @@ class Task:
         options: settings of `prepare`, named as its keywords.
         prepare: makes the data in a folder; called with it, whom to tell, and options, which are checked before it does
             anything; none for a user's own data.
+        multilabel: whether an instance may have several classes at once: labels are 0, 1 or -1 (not known) a class.
         embedded: needs no files: prepared by itself on first use.
         version: changes when `prepare` makes other data from the same settings.
     """
@@ -39,6 +40,7 @@ class Task:
     embedded: bool = False
     version: int = 1
     options: Mapping[str, Option] = field(default_factory=dict)
+    multilabel: bool = False
 
     def __post_init__(self) -> None:
         if self.prepare is not None:

@@ -376,5 +376,9 @@ def _gather_random() -> dict[str, Tensor]:
 
 
 def _note(record: Mapping[str, Any]) -> str:
-    shown = [key for key in ("train/loss", "selection", "validation/accuracy") if isinstance(record.get(key), float)]
+    shown = [
+        key
+        for key in ("train/loss", "selection", "validation/accuracy", "validation/map_macro")
+        if isinstance(record.get(key), float)
+    ]
     return "  ".join(f"{key.rsplit('/', maxsplit=1)[-1]} {record[key]:.4f}" for key in shown)

@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from .. import losses, ranks
+from .. import ranks
 from ..config import Settings
 from ..data.feeding.batch import Batch
 from ..engine.seeding import initialising
@@ -61,6 +61,7 @@ class Baseline:
         name: as the recipe calls it.
         taught_by: "one" (`baseline.teacher` says which), "all" or "nobody".
         not_dense: why it can't run dense tasks; empty: it can.
+        one_class: why it can't run tasks of several classes at once; empty: it can.
         needs_labels: why it needs a label of every instance; empty: it doesn't.
         needs_all_seen: why its teacher must see every instance; empty: it needn't, and others add nothing to its loss.
         reads_logits: whether it looks at the teachers' logits.
@@ -80,6 +81,7 @@ class Baseline:
     name: ClassVar[str]
     taught_by: ClassVar[str] = "one"
     not_dense: ClassVar[str] = ""
+    one_class: ClassVar[str] = ""
     needs_labels: ClassVar[str] = ""
     needs_all_seen: ClassVar[str] = ""
     reads_logits: ClassVar[bool] = True
@@ -92,6 +94,8 @@ class Baseline:
         self.options = options_of(type(self), self.settings.options)
         if self.not_dense and experiment.dense:
             raise ConfigError(f"method {self.name} can't run a dense task: {self.not_dense}")
+        if self.one_class and experiment.task.multilabel:
+            raise ConfigError(f"method {self.name} can't run a multi-label task: {self.one_class}")
         if self.trains_teacher and self.teachers[0].frozen:
             raise ConfigError(f"method {self.name} trains its teacher, and {self.teachers[0].name!r} is frozen")
         if self.needs_labels and experiment.partly_labelled:
@@ -130,7 +134,7 @@ class Baseline:
 
     def objective(self, seen: Seen) -> dict[str, Tensor]:
         """`loss`, which is minimised, and its parts."""
-        task = losses.task(seen.student, seen.batch, self.experiment.task.ignore_index)
+        task = self.experiment.objective.task(seen.student, seen.batch)
         if not self.teachers:
             return {"loss": task}
         distillation, alpha = self.distillation(self._of_taught(seen)), self.alpha(seen.epoch)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from .. import losses, ranks
+from .. import ranks
 from ..config import Settings
 from ..errors import ConfigError
 from ..experiment import Experiment
@@ -143,6 +143,7 @@ class C2kd(Baseline):
 
     name = "c2kd"
     needs_all_seen = "teacher and student teach each other"
+    one_class = "it looks for the one true class of an instance"
     teacher_learns = trains_teacher = True
     options: Options
 
@@ -163,12 +164,12 @@ class C2kd(Baseline):
         self.thaw(self.teachers[0])
 
     def objective(self, seen: Seen) -> dict[str, Tensor]:
-        batch, ignore = seen.batch, self.experiment.task.ignore_index
+        batch = seen.batch
         proxies = {"student": seen.parts["student_proxy"], "teacher": seen.parts["teacher_proxy"]}
         parts = {}
         for name, logits in (("student", seen.student), ("teacher", seen.teacher)):
             proxy = proxies[name]
-            parts[f"{name}_task"] = losses.task(logits, batch, ignore)
+            parts[f"{name}_task"] = self.experiment.objective.task(logits, batch)
             parts[f"{name}_proxy"] = batch.mean(kd_rows(proxy, logits.detach(), 1.0))
             parts[f"{name}_from_proxy"] = batch.mean(kd_rows(logits, proxy.detach(), 1.0))
         s_from_t, t_from_s, agrees = exchange_rows(

@@ -161,6 +161,7 @@ class Crd(Baseline):
 
     name = "crd"
     needs_all_seen = "it draws negatives from all of them"
+    one_class = "it draws negatives from other classes, and an instance has several"
     not_dense = "it draws negatives from other classes, and an instance of a dense task has many"
     needs_labels = "it draws negatives from other classes"
     reads_logits = False

@@ -55,6 +55,7 @@ class Dist(Baseline):
 
     name = "dist"
     needs_all_seen = "it compares the instances of a batch with one another"
+    one_class = "it compares distributions over all classes, and here each class is a yes or no of its own"
     options: Options
 
     def distillation(self, seen: Seen) -> Tensor:

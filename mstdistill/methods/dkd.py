@@ -51,6 +51,7 @@ class Dkd(Baseline):
         rest: float = Field(8.0, ge=0, description="weight of NCKD")
 
     name = "dkd"
+    one_class = "it looks for the one true class of an instance"
     options: Options
 
     def distillation(self, seen: Seen) -> Tensor:

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from .. import losses
 from ..config import Settings
 from ..errors import ConfigError
 from ..experiment import Experiment
@@ -115,7 +114,7 @@ class FitNets(Baseline):
         )  # fmt: skip
 
     def distillation(self, seen: Seen) -> Tensor:
-        return losses.kd(seen.student, seen.teacher, seen.batch, self.temperature)
+        return self.experiment.objective.kd(seen.student, seen.teacher, seen.batch, self.temperature)
 
 
 def run(experiment: Experiment) -> Outcome:

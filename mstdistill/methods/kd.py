@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .. import losses
 from ..experiment import Experiment
 from .baseline import Baseline, Seen
 from .comparison import compare
@@ -20,7 +19,7 @@ class Kd(Baseline):
     name = "kd"
 
     def distillation(self, seen: Seen) -> Tensor:
-        return losses.kd(seen.student, seen.teacher, seen.batch, self.temperature)
+        return self.experiment.objective.kd(seen.student, seen.teacher, seen.batch, self.temperature)
 
 
 def run(experiment: Experiment) -> Outcome:

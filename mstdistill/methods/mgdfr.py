@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .. import losses, ranks
+from .. import ranks
 from ..config import Settings
 from ..data.feeding.batch import Batch
 from ..experiment import Experiment
@@ -101,7 +101,7 @@ class Mgdfr(Baseline):
         return Knowledge(self.experiment, self.teachers, changes=changes)
 
     def distillation(self, seen: Seen) -> Tensor:
-        return losses.kd(seen.student, seen.teacher, seen.batch, self.temperature)
+        return self.experiment.objective.kd(seen.student, seen.teacher, seen.batch, self.temperature)
 
 
 def run(experiment: Experiment) -> Outcome:

@@ -45,6 +45,7 @@ class Mlld(Baseline):
 
     name = "mlld"
     needs_all_seen = "it compares the instances of a batch with one another"
+    one_class = "it compares distributions over all classes, and here each class is a yes or no of its own"
     not_dense = "it relates all instances of a batch to each other, and pixels are too many for that"
     options: Options
 

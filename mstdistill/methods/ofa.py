@@ -96,6 +96,7 @@ class Ofa(Baseline):
         temperature: float = Field(1.0, gt=0, description="instead of the recipe's")
 
     name = "ofa"
+    one_class = "it looks for the one true class of an instance"
     not_dense = "its branches project features to one vector of logits per instance"
     options: Options
 

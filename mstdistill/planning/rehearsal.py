@@ -27,7 +27,7 @@ from ..engine.loop import Fit, Stage, Trainer
 from ..engine.optimizer import build_optimizer
 from ..engine.progress import Screen
 from ..errors import MstdistillError
-from ..evaluation import Evaluation
+from ..evaluation import Evaluated, Evaluation, SeveralEvaluation
 from ..experiment import Experiment
 from ..kernels import mask as kernels_mask
 from ..methods import find_method
@@ -128,10 +128,12 @@ class PlannedExperiment(Experiment):
     ) -> list[float]:
         return [1.0] * len(names)
 
-    def judge_teachers(self) -> dict[str, Evaluation]:
+    def judge_teachers(self) -> dict[str, Evaluated]:
         return {}
 
-    def evaluate(self, module: nn.Module, view: Sequence[str], split: str) -> Evaluation:
+    def evaluate(self, module: nn.Module, view: Sequence[str], split: str) -> Evaluated:
+        if self.task.multilabel:
+            return SeveralEvaluation(0.0, torch.zeros(2, self.task.num_classes), torch.zeros(2, self.task.num_classes))
         return Evaluation(0.0, torch.eye(self.task.num_classes))
 
     def build_ensemble(self, mask_mode: str) -> Ensemble:
@@ -331,7 +333,9 @@ def _run(subject: Subject, on_cpu: bool, fake: bool) -> list[StageProfile]:
 
 
 def _label_shape(subject: Subject, fake: bool) -> tuple[int, ...]:
-    """() or (H, W), from the student's logits of one instance."""
+    """(), (C,) of several classes at once, or (H, W), from the student's logits of one instance."""
+    if subject.material.task.multilabel:
+        return (subject.material.task.num_classes,)
     student = subject.material.twin(Screen(quiet=True))
     split = PlannedSplit(2, subject.columns, (), 2, not fake)
     view = subject.material.target

@@ -83,7 +83,7 @@ class PlannedSplit:
                   for name in modalities}  # fmt: skip
         shape = (len(rows), *self.label)
         if self.real:
-            return inputs, torch.randint(self.num_classes, shape)
+            return inputs, torch.randint(2 if len(self.label) == 1 else self.num_classes, shape)
         return inputs, torch.empty(shape, dtype=torch.int64)
 
     def _values(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

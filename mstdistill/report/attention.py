@@ -150,6 +150,8 @@ def _classes(experiment: Experiment, label: Tensor) -> Tensor:
     """[B] true classes; of dense labels the most frequent one that counts."""
     if label.dim() == 1:
         return label
+    if label.dim() == 2:  # of several classes at once the first
+        return label.clamp(min=0).argmax(dim=1)
     rows = [row if experiment.task.ignore_index is None else row[row != experiment.task.ignore_index]
             for row in label.flatten(1)]  # fmt: skip
     return torch.stack([torch.bincount(row, minlength=experiment.task.num_classes).argmax() for row in rows])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..data.view import modality_of
 from ..engine.progress import Screen
 from ..errors import DataError
-from ..evaluation import evaluate
+from ..evaluation import Evaluation, evaluate
 from ..experiment import Experiment
 from ..pipeline import load_experiment
 from ..routing import DenseRouter, Router
@@ -56,7 +56,7 @@ def run_figures(folder: Path) -> tuple[dict[str, Any], list[Gallery]]:
         "histories": histories,
         "classes": names,
         "split": split,
-        "confusion": {name: _confusion(experiment, module, view, split) for name, (module, view) in networks.items()},
+        **_per_class(experiment, networks, split),
         "config": (folder / "config.yaml").read_text(),
     }
     ensemble = _specialised(experiment) if recipe.method == "mst" else None
@@ -95,12 +95,23 @@ def _networks(experiment: Experiment, folder: Path, student: nn.Module) -> dict[
     return found
 
 
-def _confusion(experiment: Experiment, module: nn.Module, view: tuple[str, ...], split: str) -> list[list[int]]:
-    result = evaluate(
-        lambda batch: call(freeze(module), batch.inputs, view), experiment.loader(split, view),
-        experiment.accelerator.device, sees=sight(experiment.teachers, module, view),
-    )  # fmt: skip
-    return [[int(x) for x in row] for row in result.matrix.tolist()]
+def _per_class(
+    experiment: Experiment, networks: Mapping[str, tuple[nn.Module, tuple[str, ...]]], split: str
+) -> dict[str, Any]:  # fmt: skip
+    """Each network's confusion matrix, or of several classes at once each class's average precision."""
+    confusion: dict[str, list[list[int]]] = {}
+    precision: dict[str, list[float]] = {}
+    for name, (module, view) in networks.items():
+        result = evaluate(
+            lambda batch, module=module, view=view: call(freeze(module), batch.inputs, view),  # type: ignore[misc]
+            experiment.loader(split, view), experiment.accelerator.device,
+            sees=sight(experiment.teachers, module, view),
+        )  # fmt: skip
+        if isinstance(result, Evaluation):
+            confusion[name] = [[int(x) for x in row] for row in result.matrix.tolist()]
+        else:
+            precision[name] = list(result.metrics.per_class[1])
+    return {"confusion": confusion} | ({"average_precision": precision} if precision else {})
 
 
 @torch.no_grad()
@@ -120,10 +131,13 @@ def _mixture(experiment: Experiment, ensemble: Ensemble, student: nn.Module, spl
         batch = batch.to(device)
         logits = call(student, batch.inputs, (experiment.target,))
         probabilities.append(router(logits.to(next(router.parameters()).dtype)).softmax(dim=1).cpu())
-        labels.append(batch.label.cpu() if batch.label.dim() == 1 else batch.label.flatten(1).mode(dim=1).values.cpu())
-        taught = ensemble(batch.inputs).argmax(dim=2)
-        same.append((taught == logits.argmax(dim=1).unsqueeze(1)).float().flatten(2).mean(dim=2).cpu()
-                    if taught.dim() > 2 else (taught == logits.argmax(dim=1).unsqueeze(1)).float().cpu())  # fmt: skip
+        labels.append(batch.label.cpu() if batch.label.dim() < 3 else batch.label.flatten(1).mode(dim=1).values.cpu())
+        if experiment.task.multilabel:  # of each class yes or no
+            taught, said = ensemble(batch.inputs) > 0, logits > 0
+        else:
+            taught, said = ensemble(batch.inputs).argmax(dim=2), logits.argmax(dim=1)
+        alike = (taught == said.unsqueeze(1)).float()
+        same.append(alike.flatten(2).mean(dim=2).cpu() if taught.dim() > 2 else alike.cpu())
         teachers_same.append(_pairs(taught.cpu()))
         _mask_values(ensemble, batch.inputs, spread)
         seen += len(batch.index)
@@ -132,9 +146,9 @@ def _mixture(experiment: Experiment, ensemble: Ensemble, student: nn.Module, spl
     p, label = torch.cat(probabilities), torch.cat(labels)
     entropy = -(p * p.clamp(min=1e-12).log()).sum(dim=1) / math.log(max(p.shape[1], 2))
     per_class = {
-        str(c): p[label == c].mean(dim=0).tolist()
+        str(c): p[has].mean(dim=0).tolist()
         for c in range(experiment.task.num_classes)
-        if bool((label == c).any())
+        if bool((has := label[:, c] == 1 if label.dim() == 2 else label == c).any())
     }
     return {
         "members": ensemble.names,

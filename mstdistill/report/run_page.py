@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text
-from ..tables import COLUMNS
+from ..tables import columns_of
 from . import charts
 from .attention import Gallery
 from .figures import run_figures
@@ -51,12 +51,15 @@ def write_run_page(folder: Path) -> Path:
 def _networks(page: Page, summary: Mapping[str, Any]) -> None:
     page.heading("Networks")
     split = "test" if "test" in summary["networks"][-1] else "validation"
+    columns = columns_of(summary)
+    measure, title = columns[0]
     networks = [entry for entry in summary["networks"] if split in entry]  # others see none of its instances
-    values = {entry["name"]: float(entry[split]["accuracy"]) for entry in networks}
-    rows = [[e["name"], " + ".join(e["sees"]), *(float(e[split][key]) for key, _ in COLUMNS)]
+    values = {entry["name"]: float(entry[split][measure]) for entry in networks}
+    rows = [[e["name"], " + ".join(e["sees"]), *(float(e[split][key]) for key, _ in columns)]
             for e in networks]  # fmt: skip
-    header = ["network", "sees", *(title for _, title in COLUMNS)]
-    page.figure(f"Accuracy on {split}", charts.bars(f"accuracy on {split}", values, "accuracy"), header, rows)
+    header = ["network", "sees", *(one for _, one in columns)]
+    page.figure(f"{title[0].upper()}{title[1:]} on {split}", charts.bars(f"{title} on {split}", values, title), header,
+                rows)  # fmt: skip
     page.table(header, rows)
 
 
@@ -64,7 +67,11 @@ def _curves(page: Page, histories: Mapping[str, Sequence[Mapping[str, Any]]]) ->
     page.heading("Learning")
     with page.side_by_side():
         for stage, history in histories.items():
-            for title, ending in (("loss", "loss"), ("validation accuracy", "accuracy")):
+            for title, ending in (
+                ("loss", "loss"),
+                ("validation accuracy", "accuracy"),
+                ("validation mAP", "map_macro"),
+            ):
                 series = _series(history, ending)
                 if series and len(history) > 1:
                     rows = [[str(i), *values] for i, values in enumerate(zip(*series.values(), strict=True))]
@@ -163,6 +170,14 @@ def _attention(page: Page, found: Mapping[str, Any], galleries: Sequence[Gallery
 
 def _confusions(page: Page, found: Mapping[str, Any]) -> None:
     names = found["classes"]
+    if "average_precision" in found:
+        page.heading("Classes")
+        page.say(f"Average precision of each class on {found['split']}.")
+        networks = found["average_precision"]
+        page.table(
+            ["class", *networks], [[name, *values] for name, *values in zip(names, *networks.values(), strict=True)]
+        )
+        return
     if len(names) > MOST_CLASSES:
         return
     page.heading("Confusions")

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .. import losses
 from ..config import OptimSettings
 from ..data.feeding.batch import Batch
 from ..experiment import Experiment
@@ -26,7 +25,7 @@ class Alone:
         self.view = (experiment.target,)
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        return {"loss": losses.task(call(module, batch.inputs, self.view), batch, self.experiment.task.ignore_index)}
+        return {"loss": self.experiment.objective.task(call(module, batch.inputs, self.view), batch)}
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
         return self.experiment.validation(module, self.view)

@@ -69,15 +69,15 @@ class Cotrain:
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         logits, seen = logits_of(self.experiment, module, batch, epoch)
-        temperature, ignore = self.experiment.recipe.temperature, self.experiment.task.ignore_index
+        temperature, objective = self.experiment.recipe.temperature, self.experiment.objective
         parts, pull = {}, self.settings.agreement
         for i, own in enumerate(logits):
             if self.module.frozen[i]:
                 continue
-            loss = losses.task(own, batch, ignore, seen[i])
+            loss = objective.task(own, batch, seen[i])
             for j, other in enumerate(logits):
                 if i != j and pull:
-                    kd = losses.kd(own, other, batch, temperature, losses.both(seen[i], seen[j]))
+                    kd = objective.kd(own, other, batch, temperature, losses.both(seen[i], seen[j]))
                     loss = loss + (kd if pull == 1.0 else pull * kd)
             parts[self.names[i]] = loss
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
@@ -100,16 +100,17 @@ def logits_of(
 
 
 def judged(experiment: Experiment, cohort: Cohort, names: Sequence[str], every: bool) -> dict[str, Any]:
-    """A cohort's validation figures: everyone's, with the mean loss to select by, or the student's alone."""
+    """A cohort's validation figures: everyone's, with the mean to select by, or the student's alone."""
     record: dict[str, Any] = {}
     found = []
     for name, member, view in zip(names, cohort.members, cohort.views, strict=True):
         if (every and experiment.judges(view, "validation")) or name == "student":
             result = experiment.evaluate(member, view, "validation")
             record[f"validation/{name}/loss"] = result.loss
-            record[f"validation/{name}/accuracy"] = result.accuracy
-            found.append(result.loss)
-    record["validation/accuracy"] = record["validation/student/accuracy"]
+            record[f"validation/{name}/{result.measure}"] = result.score
+            found.append(result.selection)
+            if name == "student":
+                record[f"validation/{result.measure}"] = result.score
     if every:
         record["selection"] = sum(found) / len(found)
     return record

@@ -127,7 +127,7 @@ class Distill:
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         recipe, weights = self.experiment.recipe, self.experiment.recipe.distill.weights
-        ignore = self.experiment.task.ignore_index
+        objective = self.experiment.objective
         student, scores = module(batch.inputs[self.experiment.target])
         seen = self.ensemble.seen(batch.present)
         routing = self.rule.select(scores, batch.index, epoch, batch.weight, recipe.routing.balance, seen)
@@ -138,21 +138,28 @@ class Distill:
             teachers, rows = self.teachers.look(batch)
         if self.temperature is not None:
             every = teachers if rows is None else teachers[rows]
-            routing = self.rule.judged(routing, every.to(routing.log_probs.dtype), self.temperature)
+            routing = self.rule.judged(routing, every.to(routing.log_probs.dtype), self.temperature,
+                                       objective.several)  # fmt: skip
         dtype = routing.log_probs.dtype
         share = batch.scale(dtype)
-        task_share = losses.task_scale(batch, dtype, self.experiment.dense, ignore)
+        task_share = objective.scale(batch, dtype, self.experiment.dense)
+        if objective.fused:
+            task_share = objective.kernel_scale(task_share, batch.label)
         found = self.rule.distillation(
-            student, teachers, routing, recipe.temperature, rows=rows, chosen=chosen, label=batch.label,
+            student, teachers, routing, recipe.temperature, rows=rows, chosen=chosen,
+            label=batch.label if objective.fused else None,
             kd_scale=share * decayed(weights.kd, weights.kd_decay, epoch), task_scale=task_share * weights.task,
-            ignore_index=losses.ignored(ignore),
+            ignore_index=losses.ignored(objective.ignore), several=objective.several,
+            class_weights=objective.kernel_weights,
         )  # fmt: skip
+        task = found.task if objective.fused else objective.sums(student, batch.label)
         parts = {
-            "task": (found.task * task_share).sum(),
+            "task": (task * task_share).sum(),
             "kd": (found.kd * share).sum(),
             "balance": losses.balance(routing, batch, recipe.routing.balance),
         }
-        loss = found.loss.sum() + decayed(weights.balance, weights.balance_decay, epoch) * parts["balance"]
+        loss = found.loss.sum() if objective.fused else found.loss.sum() + weights.task * parts["task"]
+        loss = loss + decayed(weights.balance, weights.balance_decay, epoch) * parts["balance"]
         if self.rule.signal in ("task", "both"):
             signal = self.rule.task_signal(self.teachers.gather(batch), batch.label, routing)
             known = batch.mean(signal) if batch.labelled is None else (signal * batch.task_scale(dtype)).sum()

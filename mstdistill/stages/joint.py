@@ -12,7 +12,6 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from .. import losses
 from ..config import OptimSettings
 from ..data.feeding.batch import Batch
 from ..experiment import Experiment
@@ -53,10 +52,10 @@ class Joint:
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         teacher, student = module(batch.inputs)
-        ignore = self.experiment.task.ignore_index
+        objective = self.experiment.objective
         parts = {
-            "teacher": losses.task(teacher, batch, ignore),
-            "student": losses.task(student, batch, ignore),
+            "teacher": objective.task(teacher, batch),
+            "student": objective.task(student, batch),
             "agreement": batch.mean(square_rows(teacher, student)),
         }
         return {"loss": parts["teacher"] + parts["student"] + parts["agreement"], **parts}
@@ -68,8 +67,8 @@ class Joint:
         return {
             "validation/teacher/loss": teacher.loss,
             "validation/student/loss": student.loss,
-            "validation/accuracy": student.accuracy,
-            "selection": teacher.loss + student.loss,
+            f"validation/{student.measure}": student.score,
+            "selection": teacher.selection + student.selection,
         }
 
 

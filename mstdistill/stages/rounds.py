@@ -15,14 +15,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .. import losses
-from ..certainty import log_weights
+from ..certainty import as_pairs, log_weights
 from ..config import CacheSettings
 from ..data.feeding.batch import Batch
 from ..engine.loop import Fit
 from ..errors import ConfigError
 from ..experiment import Experiment
-from ..kernels import kd_rows
 from ..state import load_state
 from . import cotrain
 from .constant_logits import LogitSource, constant_logits
@@ -93,7 +91,8 @@ class Round:
         def mixture(batch: Batch) -> Tensor:
             logits = each(batch)
             at = logits.new_tensor(found)
-            weights = log_weights(logits, at, settings.rule, settings.sharpness, seen(batch)).exp() / at
+            judged = as_pairs(logits) if experiment.task.multilabel else logits
+            weights = log_weights(judged, at, settings.rule, settings.sharpness, seen(batch)).exp() / at
             return torch.einsum("bm,bm...->b...", weights, logits).unsqueeze(1)
 
         cache = experiment.recipe.distill.cache
@@ -105,15 +104,15 @@ class Round:
         )  # fmt: skip
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        recipe = self.experiment.recipe
+        recipe, objective = self.experiment.recipe, self.experiment.objective
         reference = self.labels.gather(batch)[:, 0]
         parts = {}
         logits, seen = cotrain.logits_of(self.experiment, module, batch, epoch)
         for name, own, there, frozen in zip(self.names, logits, seen, self.module.frozen, strict=True):
             if not frozen:
-                rows = kd_rows(own, reference.to(own.dtype), self.settings.temperature or recipe.temperature)
+                rows = objective.kd_rows(own, reference.to(own.dtype), self.settings.temperature or recipe.temperature)
                 rows = rows if there is None else rows * there
-                parts[name] = losses.task(own, batch, self.experiment.task.ignore_index, there)
+                parts[name] = objective.task(own, batch, there)
                 parts[name] = parts[name] + self.settings.weight * batch.mean(rows)
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 

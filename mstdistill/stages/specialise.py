@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import losses, ranks
+from .. import ranks
 from ..config import CacheSettings
 from ..data.feeding.batch import Batch
 from ..experiment import Experiment
-from ..kernels import kd_rows
 from ..teachers.ensemble import Ensemble
 from ..teachers.tap import call, freeze
 from .constant_logits import LogitSource, constant_logits
@@ -66,12 +65,13 @@ class Specialise:
 
     def _rows(self, masked: Tensor, student: Tensor, batch: Batch) -> Tensor:
         """[B] losses of one masked teacher's logits."""
-        rows = kd_rows(masked, student.to(masked.dtype), self.experiment.recipe.temperature)
+        objective = self.experiment.objective
+        rows = objective.kd_rows(masked, student.to(masked.dtype), self.experiment.recipe.temperature)
         weight = self.experiment.recipe.specialise.task
         if batch.labelled is not None:  # a mean over the labelled ones in a mean over all
             weight *= batch.normaliser / max(batch.labelled, 1e-12)
         if weight:
-            rows = rows + weight * losses.task_rows(masked, batch.label, self.experiment.task.ignore_index)
+            rows = rows + weight * objective.task_rows(masked, batch.label)
         return rows
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:

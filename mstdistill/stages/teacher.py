@@ -6,12 +6,10 @@ the same data, network, seed and `baseline.teacher_*`.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor, nn
 
-from .. import losses
 from ..config import OptimSettings, Recipe
 from ..data.feeding.batch import Batch
 from ..data.view import modality_of
@@ -31,7 +29,7 @@ class TeacherAlone:
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         inputs = hidden(self.teacher, batch, self.experiment.recipe.seed, epoch)
         logits, seen = call(module, inputs, self.teacher.modalities), self.teacher.sees(batch.present)
-        return {"loss": losses.task(logits, batch, self.experiment.task.ignore_index, seen)}
+        return {"loss": self.experiment.objective.task(logits, batch, seen)}
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
         return self.experiment.validation(module, self.teacher.modalities)
@@ -74,13 +72,12 @@ def _judge(experiment: Experiment, teacher: Teacher) -> None:
     if not experiment.judges(teacher.modalities, "validation"):
         return
     result = experiment.evaluate(teacher.module, teacher.modalities, "validation")
-    classes, accuracy = experiment.task.num_classes, result.accuracy
     experiment.screen.say(
-        f"teacher {teacher.name} ({', '.join(map(modality_of, teacher.modalities))}): validation accuracy "
-        f"{accuracy:.3f}, loss {result.loss:.3f}"
+        f"teacher {teacher.name} ({', '.join(map(modality_of, teacher.modalities))}): validation {result.titled}, "
+        f"loss {result.loss:.3f}"
     )
-    if accuracy < 1.5 / classes or result.loss > 0.95 * math.log(classes):
+    if result.near_chance:
         experiment.screen.say(
-            f"warning: teacher {teacher.name} is near chance (accuracy {accuracy:.3f}, chance {1 / classes:.3f}): it "
+            f"warning: teacher {teacher.name} is near chance ({result.near_chance}): it "
             "has nothing to teach; raise baseline.teacher_epochs or baseline.teacher_lr, or give ready weights"
         )

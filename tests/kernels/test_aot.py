@@ -54,7 +54,7 @@ def test_the_table_covers_every_target_and_kernel() -> None:
         "router.route_forward", "router.route_sums", "router.route_backward", "kd_rows.kd_rows", "kd_wide.kd_slices",
         "kd_wide.kd_wide", "kd_wide.kd_wide_reference", "kd_dense.kd_dense", "kd.scale_rows", "mask.attend",
         "mask.attend_backward_rows", "mask.attend_backward_columns", "apply_mask.apply_mask",
-        "apply_mask.apply_mask_backward",
+        "apply_mask.apply_mask_backward", "bernoulli.bernoulli",
     }  # fmt: skip
 
 

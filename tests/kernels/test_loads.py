@@ -20,7 +20,8 @@ WIDE = {
     "router.route_forward R=1 MP=1024 alone": 16, "router.route_backward R=256 MP=8": 16,
     "kd_rows.kd_rows k=1 R=4 C=256": 16, "kd_rows.kd_rows k=4 cached, labelled R=1 C=1024": 16,
     "kd_wide.kd_slices k=1": 16, "kd_wide.kd_wide k=1 whole rows": 16, "kd_dense.kd_dense k=1 PB=512": 8,
-    "kd.scale_rows ": 16, "apply_mask.apply_mask maps": 16, "apply_mask.apply_mask_backward maps": 16,
+    "bernoulli.bernoulli k=1 R=1 C=1024": 16, "kd.scale_rows ": 16,
+    "apply_mask.apply_mask maps": 16, "apply_mask.apply_mask_backward maps": 16,
     "apply_mask.apply_mask tokens": 16, "apply_mask.apply_mask_backward tokens": 16,
 }  # fmt: skip
 # Of an odd number of positions: nothing can be wide.

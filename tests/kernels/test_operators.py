@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from mstdistill.kernels import MaskWeights, distillation_loss, launch, masked_reconstruction, route
+from mstdistill.kernels import (
+    MaskWeights,
+    bernoulli_distillation,
+    distillation_loss,
+    launch,
+    masked_reconstruction,
+    route,
+)
 from mstdistill.kernels.routed_kd import distillation_loss_reference
 from torch import Tensor
 
@@ -16,7 +23,8 @@ from .test_mask import layers
 
 if not TRITON:
     pytest.skip("operators are of Triton's forms", allow_module_level=True)
-apply_mask, kd, mask, router = jit("apply_mask"), jit("kd"), jit("mask"), jit("router")
+apply_mask, bernoulli, kd = jit("apply_mask"), jit("bernoulli"), jit("kd")
+mask, router = jit("mask"), jit("router")
 
 pytestmark = pytest.mark.usefixtures("triton_kernels")
 
@@ -45,6 +53,8 @@ ROUTED = (
 )
 MIXED = (learns(2, 4), draw(2, 3, 4), None, None, learns(2, 3), None, None, None, 2.0, True, -100, True, True, False)
 DENSE = (learns(2, 3, 5), learns(2, 1, 3, 5), None, None, None, None, None, None, 2.0, False, -100, True, False, True)
+SEVERAL = (learns(2, 4), draw(2, 3, 4), None, INDICES, learns(2, 2), torch.tensor([[1, 0, -1, 1]] * 2, device=DEVICE),
+           None, None, 2.0, False, draw(2, 4).abs(), True, True, False)  # fmt: skip
 PACKED = learns(2, 5, 2 * 2 * 16 + 8)
 CALLS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "route": (router.route, (learns(5, 3), torch.ones(5, device=DEVICE), None, 2, "KL")),
@@ -52,6 +62,7 @@ CALLS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "distil": (kd.distil, ROUTED),
     "distil, mixture": (kd.distil, MIXED),
     "distil, dense pair": (kd.distil, DENSE),
+    "distil_bernoulli": (bernoulli.distil_bernoulli, SEVERAL),
     "scale_rows_": (kd.scale_rows_, (draw(3, 4), draw(3))),
     "scalar_attention": (mask.scalar_attention, (PACKED, 2, 16, "ieee")),
     "apply_mask": (apply_mask.apply, (learns(2, 2, 5), learns(1), learns(2, 5, 3))),
@@ -90,6 +101,9 @@ def functions() -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
     def mixed(student: Tensor, weights: Tensor) -> Tensor:
         return distillation_loss(student, teachers, None, weights, mixture=True).loss.sum()
 
+    def bernoulli(student: Tensor, weights: Tensor) -> Tensor:
+        return bernoulli_distillation(student, teachers, INDICES, weights, SEVERAL[5], temperature=2.0).loss.sum()
+
     def masked(feature: Tensor, *parameters: Tensor) -> Tensor:
         out = masked_reconstruction(feature, MaskWeights(*parameters, 2), precision="ieee")
         return (out * out_weight).sum()
@@ -97,12 +111,13 @@ def functions() -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
     return {
         "route": (routed, [learns(4, 3)]),
         "distil": (distilled, [learns(2, 4), learns(2, 2)]),
+        "bernoulli": (bernoulli, [learns(2, 4), learns(2, 2)]),
         "mixture": (mixed, [learns(2, 4), learns(2, 3)]),
         "mask": (masked, [learns(2, 3), *(p.clone().requires_grad_(True) for p in parameters)]),
     }
 
 
-@pytest.mark.parametrize("name", ["route", "distil", "mixture", "mask"])
+@pytest.mark.parametrize("name", ["route", "distil", "bernoulli", "mixture", "mask"])
 def test_first_derivatives_and_no_second_ones(name: str) -> None:
     """Along a random direction against finite differences (torch's gradcheck runs backward twice, which the
     distillation losses refuse); a second derivative is refused in words, also as a part of what is differentiated."""
@@ -128,7 +143,7 @@ def test_backward_twice_is_refused_in_words() -> None:
         loss.backward()
 
 
-@pytest.mark.parametrize("name", ["route", "distil", "mixture", "mask"])
+@pytest.mark.parametrize("name", ["route", "distil", "bernoulli", "mixture", "mask"])
 def test_compiles_without_a_graph_break(name: str) -> None:
     function, arguments = functions()[name]
     compiled = torch.compile(function, backend="aot_eager", fullgraph=True)

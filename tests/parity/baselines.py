@@ -127,6 +127,7 @@ def check_c2kd(golden: Golden, params: dict[str, Any], close: Close) -> None:
     from mstdistill.data.feeding.batch import Batch
     from mstdistill.methods.baseline import Seen
     from mstdistill.methods.c2kd import C2kd
+    from mstdistill.objective import Objective
 
     names = ("student", "teacher", "student_proxy", "teacher_proxy")
     leaves = {name: leaf(golden[name]) for name in names}
@@ -135,7 +136,7 @@ def check_c2kd(golden: Golden, params: dict[str, Any], close: Close) -> None:
     batch = Batch({}, label, torch.arange(rows), torch.ones(rows), float(rows))
     method = C2kd.__new__(C2kd)
     method.options = C2kd.Options(krc=params["krc"])
-    method.experiment = SimpleNamespace(task=SimpleNamespace(ignore_index=None))  # type: ignore[assignment]
+    method.experiment = SimpleNamespace(objective=Objective())  # type: ignore[assignment]
     proxies = {name: leaves[name] for name in names[2:]}
     found = method.objective(Seen(batch, 0, leaves["student"], leaves["teacher"].unsqueeze(1), proxies))
     found["loss"].backward()

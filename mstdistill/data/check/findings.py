@@ -160,8 +160,9 @@ class LabelFindings:
         containing: class -> instances that hold it.
     """
 
-    def __init__(self, names: Sequence[str], ignore: Sequence[int], most: int) -> None:
+    def __init__(self, names: Sequence[str], ignore: Sequence[int], most: int, several: bool = False) -> None:
         self.names, self.ignore, self.most = tuple(names), set(ignore), most
+        self.several = several
         self.counts: dict[str, Counter[Any]] = {}
         self.containing: Counter[Any] = Counter()
         self.missing = 0
@@ -175,6 +176,9 @@ class LabelFindings:
             self.missing += 1
             return
         array = np.asarray(label)
+        if self.several:
+            self._add_several(counts, array)
+            return
         self.dense = self.dense or array.ndim > 0
         if array.dtype.kind not in "iub":
             self._note(f"{str(label)[:40]} is no class: whole numbers or words are wanted")
@@ -190,6 +194,15 @@ class LabelFindings:
             elif len(counts) < self.most or value in counts:
                 counts[value] += count
                 self.containing[value] += 1
+
+    def _add_several(self, counts: Counter[Any], label: np.ndarray) -> None:
+        if label.ndim != 1 or not np.isin(label, (0, 1, -1)).all():
+            self._note("a label holds something else than 0, 1 and -1 (not known) a class")
+            return
+        self.missing += not (label >= 0).any()
+        for number in np.flatnonzero(label == 1).tolist():
+            counts[number] += 1
+            self.containing[number] += 1
 
     def _note(self, text: str) -> None:
         if text not in self.wrong and len(self.wrong) < 5:
@@ -289,7 +302,7 @@ def _judge_labels(labels: LabelFindings, total: int, wrong: list[str], odd: list
     if len(totals) < 2 and not labels.wrong:
         (odd if totals else wrong).append(f"the label column holds {len(totals)} class(es); at least two are wanted")
         return
-    if len(totals) > 20 and len(totals) > total / 2 and not labels.dense:
+    if len(totals) > 20 and len(totals) > total / 2 and not (labels.dense or labels.several):
         odd.append(f"the label column holds {len(totals):,} different values in {total:,} instances: is it an id?")
     if labels.missing:
         odd.append(f"{labels.missing:,} instances have no label; they are left out")

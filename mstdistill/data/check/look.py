@@ -76,6 +76,8 @@ def check(
     names: Sequence[str] | None = None,
     max_broken: float = 0.02,
     missing: Literal["refuse", "allow"] = "refuse",
+    multilabel: bool = False,
+    label_columns: Sequence[str] | None = None,
 ) -> Report:
     """Look a data set over.
 
@@ -87,13 +89,15 @@ def check(
         names: of the places of a tuple, for data sets in Python.
         max_broken: of raw data: share of instances that may be unreadable, as in `data.max_broken`.
         missing: allow: instances that lack a modality can be used, as in `data.missing`.
+        multilabel, label_columns: whether an instance may have several classes at once, as in `data`.
 
     Raises:
         DataError: nothing there, or nothing that can be read as data.
     """
     if isinstance(data, (str, Path)):
         settings = DataSettings(dir=str(data), label=label, columns=dict(columns) if columns else None,
-                                max_broken=max_broken, missing=missing)  # fmt: skip
+                                max_broken=max_broken, missing=missing, multilabel=multilabel,
+                                label_columns=list(label_columns) if label_columns else None)  # fmt: skip
         sources: list[Source] = [_located(settings)]
         called = str(data)
     else:
@@ -101,7 +105,7 @@ def check(
         if not parts:
             raise DataError("check: no data set was given")
         allowed = missing == "allow"
-        sources = [DatasetSplit(part, label, names=names, name=str(name), missing=allowed)
+        sources = [DatasetSplit(part, label, names=names, name=str(name), several=multilabel, missing=allowed)
                    for name, part in parts.items()]  # fmt: skip
         called = "data set"
     return _Looking(sources, called).over(rows)
@@ -125,7 +129,8 @@ class _Looking:
         self.sources, self.called = sources, called
         labels = sources[0].labels
         names = labels.names or tuple(map(str, range(labels.count or 0)))
-        self.labels = LabelFindings(names, () if labels.ignore is None else (labels.ignore,), MOST_CLASSES)
+        self.labels = LabelFindings(names, () if labels.ignore is None else (labels.ignore,), MOST_CLASSES,
+                                    labels.kind == "several")  # fmt: skip
         self.columns = {
             name: ColumnFindings(name, modality.kind) for one in sources for name, modality in one.modalities.items()
         }
@@ -165,6 +170,8 @@ class _Looking:
             return
         self.labels.add(split, row.label)
         labelled = not (np.ndim(row.label) == 0 and (row.label is None or int(row.label) == -1))
+        if self.labels.several and labelled:
+            labelled = bool((np.asarray(row.label) >= 0).any())
         troubles, lacking = [], bool(getattr(source, "lacking", False))
         nothing = [name for name in source.modalities if lacking and absent(row.values.get(name))]
         if lacking and len(nothing) == len(source.modalities):

@@ -19,7 +19,7 @@ class Batch:
 
     Attributes:
         inputs: modality -> [B, ...].
-        label: [B] or [B, H, W] int64.
+        label: [B] or [B, H, W] int64; of several classes at once [B, C].
         index: [B] int64, positions in the split.
         weight: [B] float, 1 for an instance, 0 for the one row of a rank that has no instance of this micro-batch.
         normaliser: instances in the optimiser step over all ranks and micro-batches, divided by the ranks; a sum of
@@ -56,7 +56,9 @@ class Batch:
         """[B] what each instance counts in the mean over the labelled ones of the global batch; 0 without a label."""
         if self.labelled is None:
             return self.scale(dtype)
-        return self.weight.to(dtype) * (self.label != UNLABELLED).to(dtype) / max(self.labelled, 1e-12)
+        known = self.label != UNLABELLED
+        known = known.any(dim=1) if known.dim() == 2 else known  # of several classes at once: any
+        return self.weight.to(dtype) * known.to(dtype) / max(self.labelled, 1e-12)
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the global batch of values [B]."""

@@ -26,7 +26,7 @@ from ..scale import Scale
 from ..source import UNLABELLED, Labels
 from ..split import OnDevice, Split, called, reader
 from .batch import Batch
-from .mixing import mixed_order
+from .mixing import balanced_draw, mixed_order
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,10 @@ class Loader:
         workers: background processes for data that take long to make; 0 suits prepared data.
         threads: fetch batches ahead in this process, into page-locked memory where there is a GPU; for prepared data,
             whose rows are copied without Python's lock.
-        num_classes, ignore_index: what labels may be.
+        num_classes, ignore_index, several: what labels may be.
         labelled_share: of every optimiser step's instances, where some have no label: 1 for labelled ones alone, None
             for what chance gives.
+        classes: [N] each instance's, -1 for none: an epoch then sees every class equally often; None: it doesn't.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class Loader:
         threads: int = 0,
         num_classes: int | None = None,
         ignore_index: int | None = None,
+        several: bool = False,
+        classes: np.ndarray | None = None,
         labelled_share: float | None = None,
         name: str = "data",
     ) -> None:
@@ -81,7 +84,12 @@ class Loader:
         self.num_classes, self.ignore_index, self.name, self.threads = num_classes, ignore_index, name, threads
         self.labelled: np.ndarray | None = getattr(split, "labelled", None)
         self.labelled_share = labelled_share if self.labelled is not None else None
-        self.labels = Labels(count=num_classes, ignore=ignore_index if self.labelled is None else UNLABELLED)
+        self.classes = classes
+        self.labels = Labels(
+            "several" if several else "classes",
+            count=num_classes,
+            ignore=ignore_index if self.labelled is None else UNLABELLED,
+        )
         # of all modalities, whichever are read: teachers whose logits are known already have seen others
         self.present = presence(split)
         self.pinned = torch.cuda.is_available()
@@ -94,9 +102,14 @@ class Loader:
         count = len(self.split)
         if not self.shuffle:
             return np.arange(count)
-        if self.labelled is not None and self.labelled_share is not None:
-            step = self.batch_size * self.accumulate * ranks.world_size()
-            return mixed_order(self.labelled, self.labelled_share, step, self.seed, epoch)
+        step = self.batch_size * self.accumulate * ranks.world_size()
+        if self.classes is not None and self.labelled is None:
+            return balanced_draw(self.classes, count, self.seed, epoch * count)
+        share = self.labelled_share
+        if self.labelled is not None and self.classes is not None and share is None:
+            share = float(self.labelled.mean())
+        if self.labelled is not None and share is not None:
+            return mixed_order(self.labelled, share, step, self.seed, epoch, self.classes)
         return np.random.default_rng([self.seed, epoch, 0x0D0E]).permutation(count)
 
     @property

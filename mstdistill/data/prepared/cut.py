@@ -107,9 +107,11 @@ def own_splits(
 def _bare(whole: PreparedSplit) -> np.ndarray | None:
     """[N] classes, -1 for none; None where each row has one."""
     column = whole.columns["label"]
-    if len(whole) and column.take(torch.arange(1)).dim() > 1:
+    if len(whole) and column.take(torch.arange(1)).dim() > 2:
         return None  # maps: a pixel without a class is ignored
     values: np.ndarray = column.take(torch.arange(len(whole))).numpy()
+    if values.ndim == 2:  # several classes at once: whether anything is known
+        values = values.max(axis=1)
     return values if bool((values < 0).any()) else None
 
 

@@ -108,7 +108,10 @@ def write_shard(
         digest.update(f"{name} {arrays[name].shape} {arrays[name].dtype};".encode())
         digest.update(np.ascontiguousarray(arrays[name]).data if len(rows) else b"")
     label = arrays["label"]
-    classes = zip(*np.unique(label, return_counts=True), strict=True) if label.size else ()
+    if label.ndim == 2:  # of several classes at once: who has each
+        classes: Any = enumerate((label == 1).sum(axis=0))
+    else:
+        classes = zip(*np.unique(label, return_counts=True), strict=True) if label.size else ()
     return ShardFacts(
         rows=len(rows),
         bytes=path.stat().st_size,

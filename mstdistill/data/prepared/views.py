@@ -47,6 +47,7 @@ class RawSource(Source, Protocol):
         streaming: whether rows come one after the other.
         lacking: whether instances may lack a modality.
         rows: hands out an instance's values; travels to other processes.
+        numbers: split -> labels of its rows.
     """
 
     task: Task
@@ -55,6 +56,7 @@ class RawSource(Source, Protocol):
     streaming: bool
     lacking: bool
     rows: Any
+    numbers: dict[str, np.ndarray]
 
     @property
     def kinds(self) -> Mapping[str, str]: ...
@@ -112,9 +114,12 @@ class _Reading:
     rows: Any
     views: tuple[View, ...]
     lacking: bool = False
+    labels: Mapping[str, np.ndarray] | None = None
 
     def __call__(self, source: tuple[str, int]) -> dict[str, np.ndarray]:
         row: dict[str, np.ndarray] = {}
+        if self.labels is not None:
+            row["label"] = self.labels[source[0]][source[1]]
         missing = [view for view in self.views if self.lacking and self.rows.absent(source, view.modality)]
         if len(missing) == len(self.views):
             raise DataError(f"it holds none of {', '.join(sorted({view.modality for view in missing}))}")
@@ -184,14 +189,21 @@ def _prepare(folder: Path, data: RawSource, views: Sequence[View], screen: Watch
     for view in views:
         if view.processing is not None:
             screen.say(f"{view.name}: {view.processing.about()}")
+    several = data.task.multilabel
+    label = {"label": Column((data.task.num_classes,), "int8")} if several else {}
     plan = Plan(
         task=data.task.name,
         version=VERSION,
-        columns=_columns(views, data.lacking),
+        columns={**_columns(views, data.lacking), **label},
         items=data.items,
-        read=_Reading(data.rows, tuple(views), data.lacking),
+        read=_Reading(data.rows, tuple(views), data.lacking, data.numbers if several else None),
         settings={"data": data.fingerprint},
-        card={"title": data.task.title, "classes": list(data.task.class_names), "views": _facts(views)},
+        card={
+            "title": data.task.title,
+            "classes": list(data.task.class_names),
+            "views": _facts(views),
+            **({"multilabel": True} if several else {}),
+        },
     )
     workers = 1 if data.streaming or len(data.items) < _FEW else None
     try:

@@ -64,7 +64,7 @@ class PreparedSource:
         """As the card names them; where it doesn't, as the task does."""
         task = self.task if self.task is not None and self.task.num_classes else None
         names = tuple(self.card.get("classes", ())) or (task.class_names if task is not None else ())
-        kind = "maps" if self.card["modalities"]["label"]["shape"] else "classes"
+        kind = ("classes", "several", "maps")[len(self.card["modalities"]["label"]["shape"])]
         count = task.num_classes if task is not None else len(names) or None
         return Labels(kind, names, count, task.ignore_index if task is not None else None)
 

@@ -54,7 +54,7 @@ class Classes:
     notes: tuple[str, ...]
 
 
-class _Wrong(Exception):
+class Wrong(Exception):
     """A value that is no class; the caller knows where it stands."""
 
 
@@ -94,11 +94,11 @@ class _Reading:
             value, before = column.values[row], self.width
             try:
                 family, token = self._token(value, column.names, many)
-            except _Wrong as error:
-                raise DataError(f"{self.what}: {split}/{row} holds {_shown(value)}: {error}") from None
+            except Wrong as error:
+                raise DataError(f"{self.what}: {split}/{row} holds {shown(value)}: {error}") from None
             except (TypeError, ValueError, OverflowError):  # what can't be compared or turned into a number
                 raise DataError(
-                    f"{self.what}: {split}/{row} holds {_shown(value)}: classes are whole numbers or words"
+                    f"{self.what}: {split}/{row} holds {shown(value)}: classes are whole numbers or words"
                 ) from None
             known[key] = token
             if self.width != before:  # a list that names no class is no word either
@@ -111,9 +111,9 @@ class _Reading:
     def _token(self, value: Any, names: tuple[str, ...], many: int) -> tuple[str | None, Any]:
         if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value):
             value = self._from_list(value)
-        family, token = _scalar(value)
+        family, token = scalar(value)
         if names and family == "numbers":
-            return _named(token, names)
+            return named(token, names)
         if family is None and isinstance(value, str) and value.strip():
             self.counts[value.strip()] += many
         elif family == "numbers" and not isinstance(value, numbers.Integral):
@@ -126,23 +126,24 @@ class _Reading:
         """The class that a list of one class, or a one-hot list, names.
 
         Raises:
-            _Wrong: several classes, or lists that are neither.
+            Wrong: several classes, or lists that are neither.
         """
         values = values.tolist() if isinstance(values, np.ndarray) else list(values)
         if any(isinstance(v, (list, tuple, Mapping, np.ndarray)) for v in values):
-            raise _Wrong("a class a row is wanted, not a map or a structure")
-        values = [v for v in values if not _absent(v)]
+            raise Wrong("a class a row is wanted, not a map or a structure")
+        values = [v for v in values if not absent(v)]
         if len(values) < 2:
             return values[0] if values else None
         if any(isinstance(v, str) for v in values):
-            raise _Wrong("several classes in one row (multi-label); one a row is wanted")
+            raise Wrong("several classes in one row (multi-label); one a row is wanted, or data.multilabel=true")
         hot = [float(v) for v in values]
         if any(v not in (0.0, 1.0) for v in hot):
-            raise _Wrong("a list is a class only if it is one-hot, a single 1 among 0s")
+            raise Wrong("a list is a class only if it is one-hot, a single 1 among 0s")
         if sum(hot) > 1:
-            raise _Wrong(f"{int(sum(hot))} classes in one row (multi-label); one a row is wanted")
+            raise Wrong(f"{int(sum(hot))} classes in one row (multi-label); one a row is wanted, or "
+                         "data.multilabel=true")  # fmt: skip
         if self.width is not None and self.width != len(hot):
-            raise _Wrong(f"{len(hot)} entries where other rows have {self.width}")
+            raise Wrong(f"{len(hot)} entries where other rows have {self.width}")
         self.width = len(hot)
         self.counts["one-hot"] += 1
         return hot.index(1.0) if sum(hot) else None
@@ -197,7 +198,8 @@ def _firsts(keys: Sequence[Any]) -> list[int]:
     return list(seen.values())
 
 
-def _absent(value: Any) -> bool:
+def absent(value: Any) -> bool:
+    """Whether a value stands for none."""
     if value is None or value is Ellipsis:
         return True
     if isinstance(value, str):
@@ -209,15 +211,15 @@ def _absent(value: Any) -> bool:
     return str(value) in ("NaT", "<NA>")
 
 
-def _scalar(value: Any) -> tuple[str | None, Any]:
+def scalar(value: Any) -> tuple[str | None, Any]:
     """Family and token of a single value; family None: no label.
 
     Raises:
-        _Wrong: it is no class.
+        Wrong: it is no class.
     """
     if isinstance(value, np.generic):
         value = value.item()
-    if _absent(value):
+    if absent(value):
         return None, None
     if isinstance(value, bool):
         return "flags", value
@@ -225,7 +227,7 @@ def _scalar(value: Any) -> tuple[str | None, Any]:
         return ("numbers", value) if value != -1 else (None, None)  # the usual sign for a label that is kept back
     if isinstance(value, (float, Decimal)):
         if not math.isfinite(value) or value != int(value):
-            raise _Wrong("classes are whole numbers or words")
+            raise Wrong("classes are whole numbers or words")
         return ("numbers", int(value)) if value != -1 else (None, None)
     if isinstance(value, str):
         return "words", value
@@ -235,19 +237,20 @@ def _scalar(value: Any) -> tuple[str | None, Any]:
         return "dates", value.isoformat()
     if isinstance(value, Mapping):
         fields = ", ".join(map(str, list(value)[:4]))
-        raise _Wrong(f"a structure ({fields}); make a column of the field that holds the class")
+        raise Wrong(f"a structure ({fields}); make a column of the field that holds the class")
     if isinstance(value, (bytes, timedelta)):
-        raise _Wrong("classes are whole numbers or words")
-    raise _Wrong(f"a {type(value).__name__}, where classes are whole numbers or words")
+        raise Wrong("classes are whole numbers or words")
+    raise Wrong(f"a {type(value).__name__}, where classes are whole numbers or words")
 
 
-def _named(number: int, names: tuple[str, ...]) -> tuple[str | None, Any]:
+def named(number: int, names: tuple[str, ...]) -> tuple[str | None, Any]:
     """A `ClassLabel`'s number as its name."""
     if not 0 <= number < len(names):
-        raise _Wrong(f"its column names {len(names)} classes, 0 to {len(names) - 1}")
+        raise Wrong(f"its column names {len(names)} classes, 0 to {len(names) - 1}")
     return "words", names[number]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for a message, cut short."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

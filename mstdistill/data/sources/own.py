@@ -18,6 +18,7 @@ from ..present import absent
 from ..source import Labels, Modality, Row
 from ..task import SPLITS, Task
 from . import labels as classes
+from . import several
 from .opening import Raw, open_raw
 
 _SPLIT_NAMES = {
@@ -48,7 +49,7 @@ class OwnData:
     Attributes:
         task: with modalities (shapes unknown as yet) and classes.
         modalities: name -> kind.
-        numbers: split -> class of each row, -1 where it has none.
+        numbers: split -> class of each row, -1 where it has none; of several classes at once [N, C] of 0, 1 and -1.
         rows: reads an instance's raw columns.
         items: every labelled instance, with its class and part.
         parted: whether the data come with splits of their own.
@@ -83,7 +84,7 @@ class OwnData:
     @property
     def labels(self) -> Labels:
         """The classes, by name."""
-        return Labels("classes", self.task.class_names, self.task.num_classes)
+        return Labels("several" if self.task.multilabel else "classes", self.task.class_names, self.task.num_classes)
 
     @property
     def splits(self) -> dict[str, int]:
@@ -93,7 +94,8 @@ class OwnData:
     def row(self, split: str, position: int) -> Row:
         """See `Source`."""
         raw = self.rows.raw((split, position))
-        label = int(self.numbers[split][position])
+        number = self.numbers[split][position]
+        label = number if number.ndim else int(number)
         return Row({name: raw[column] for name, column in self.rows.columns.items()}, label)
 
     def called(self, split: str, position: int) -> str:
@@ -191,23 +193,45 @@ def open_own(settings: DataSettings) -> OwnData:
     raw, notes = named_splits(open_raw(settings.dir, settings.streaming), settings.dir)
     columns, modalities = choose_columns(raw, settings, settings.dir)
     lacking = settings.missing == "allow"
-    raw, left_out = complete_splits(
-        raw, [*columns.values(), settings.label], columns, modalities, settings.dir, lacking
-    )  # fmt: skip
-    resolved = classes.resolve(_label_columns(raw, settings.label), f"{settings.dir}: column {settings.label!r}")
+    wanted = [*columns.values(), *_labels_of(settings)]
+    raw, left_out = complete_splits(raw, wanted, columns, modalities, settings.dir, lacking)
+    resolved = _resolved(raw, settings)
     learn = settings.unlabelled == "learn"
     numbers, unlabelled = _labelled_splits(resolved.numbers, learn)
     items, parted, more = _items(numbers, learn)
     digest = hashlib.sha256(raw.identity.encode())
     for name, values in resolved.numbers.items():
         digest.update(name.encode() + values.tobytes())
-    digest.update(repr(sorted(columns.items())).encode() + b" unlabelled too" * learn)
-    task = Task(TASK.name, settings.dir, dict.fromkeys(columns, ()), len(resolved.names), class_names=resolved.names)
+    digest.update(repr(sorted(columns.items())).encode() + b" unlabelled too" * learn + b" several" * settings.several)
+    task = Task(TASK.name, settings.dir, dict.fromkeys(columns, ()), len(resolved.names), class_names=resolved.names,
+                multilabel=settings.several)  # fmt: skip
     used = Raw({name: raw.splits[name] for name in numbers}, raw.streaming, raw.identity)
     return OwnData(
         task, modalities, numbers, RawRows(used, columns, modalities), items, parted, digest.hexdigest(), raw.streaming,
         [*notes, *left_out, *resolved.notes, *unlabelled, *more], settings.max_broken, lacking,
     )  # fmt: skip
+
+
+def _labels_of(settings: DataSettings) -> list[str]:
+    """The columns that hold labels."""
+    return settings.label_columns or [settings.label]
+
+
+def _resolved(raw: Raw, settings: DataSettings) -> classes.Classes:
+    """The labels of all splits."""
+    what = f"{settings.dir}: column {settings.label!r}"
+    if settings.label_columns:
+        every = {split: {name: _column(data, name) for name in settings.label_columns}
+                 for split, data in raw.splits.items()}  # fmt: skip
+        return several.resolve_columns(every, str(settings.dir))
+    columns = _label_columns(raw, settings.label, settings.multilabel)
+    return several.resolve_lists(columns, what) if settings.multilabel else classes.resolve(columns, what)
+
+
+def _column(data: Any, name: str) -> list[Any]:
+    """A column's values; nothing else is read."""
+    only = data.select_columns([name])
+    return list(only[name]) if hasattr(only, "num_rows") else [row[name] for row in only]
 
 
 def named_splits(raw: Raw, location: str) -> tuple[Raw, list[str]]:
@@ -229,10 +253,11 @@ def named_splits(raw: Raw, location: str) -> tuple[Raw, list[str]]:
 def choose_columns(raw: Raw, settings: DataSettings, location: str) -> tuple[dict[str, str], dict[str, Modality]]:
     """Modality -> column, and modality -> kind, by the training split."""
     features = features_of(next(iter(raw.splits.values())), location)
-    if settings.label not in features:
-        raise DataError(f"{location} has no column {settings.label!r} for the classes (data.label); "
-                        f"{nearest(settings.label, features)}")  # fmt: skip
-    usable = {name: kind for name, feature in features.items() if name != settings.label and (kind := kind_of(feature))}
+    labels, key = _labels_of(settings), "data.label_columns" if settings.label_columns else "data.label"
+    for name in labels:
+        if name not in features:
+            raise DataError(f"{location} has no column {name!r} for the classes ({key}); {nearest(name, features)}")
+    usable = {name: kind for name, feature in features.items() if name not in labels and (kind := kind_of(feature))}
     columns = settings.columns
     if columns is None:
         columns = {name: name for name in usable if name not in RESERVED}
@@ -241,7 +266,7 @@ def choose_columns(raw: Raw, settings: DataSettings, location: str) -> tuple[dic
             raise DataError(f"data.columns.{modality}: choose another name for this modality")
         if column not in features:
             raise DataError(f"data.columns.{modality}: {location} has no column {column!r}; {nearest(column, usable)}")
-        if column == settings.label:
+        if column in labels:
             raise DataError(f"data.columns.{modality}: column {column!r} is the label; a student would only copy it")
         if column not in usable:
             raise DataError(f"data.columns.{modality}: column {column!r} is no picture, sound, text or array")
@@ -296,16 +321,17 @@ def features_of(data: Any, location: str) -> Mapping[str, Any]:
     return dict(features)
 
 
-def _label_columns(raw: Raw, column: str) -> dict[str, classes.Column]:
+def _label_columns(raw: Raw, column: str, lists: bool = False) -> dict[str, classes.Column]:
     """The splits' labels; nothing else of them is read."""
     import datasets
 
     found: dict[str, classes.Column] = {}
     declared: tuple[str, ...] = ()
     for split, data in raw.splits.items():
-        only = data.select_columns([column])
-        values = list(only[column]) if hasattr(only, "num_rows") else [row[column] for row in only]
-        feature = (only.features or {}).get(column)
+        values = _column(data, column)
+        feature = (data.features or {}).get(column)
+        if lists:
+            feature = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
         names: tuple[str, ...] = ()
         if isinstance(feature, datasets.ClassLabel):
             names = tuple(feature.names)
@@ -320,15 +346,21 @@ def _labelled_splits(numbers: Mapping[str, np.ndarray], learn: bool) -> tuple[di
     """The splits that have labels, and which ones are left out; with `learn`, training rows without one stay."""
     kept, notes = dict(numbers), []
     for split in ("validation", "test"):
-        if split in kept and not (kept[split] >= 0).any():
+        if split in kept and not known_rows(kept[split]).any():
             notes.append(f"the {split} split has no labels and isn't used")
             del kept[split]
     stay = [name for name in kept if learn and name in ("train", "all")]
-    dropped = sum(int((values < 0).sum()) for name, values in kept.items() if name not in stay)
+    dropped = sum(int((~known_rows(values)).sum()) for name, values in kept.items() if name not in stay)
     if dropped:
         hint = "" if learn else "; data.unlabelled=learn distils on those of the training part"
         notes.append(f"{dropped:,} instances have no label and are left out{hint}")
     return kept, notes
+
+
+def known_rows(numbers: np.ndarray) -> np.ndarray:
+    """[N] whether an instance has a label, or of several classes at once [N, C] one of them is known."""
+    found: np.ndarray = numbers >= 0
+    return found if found.ndim == 1 else np.any(found, axis=1)
 
 
 def _items(numbers: Mapping[str, np.ndarray], learn: bool) -> tuple[list[Item], bool, list[str]]:
@@ -337,7 +369,7 @@ def _items(numbers: Mapping[str, np.ndarray], learn: bool) -> tuple[list[Item], 
     parted = len(numbers) > 1
     items, notes = [], []
     for split, values in numbers.items():
-        rows = np.flatnonzero(values >= 0)
+        rows = np.flatnonzero(known_rows(values))
         held: set[int] = set()
         if parted and split == "train" and "test" not in numbers:
             order = np.random.default_rng(_SEED).permutation(rows)
@@ -345,7 +377,12 @@ def _items(numbers: Mapping[str, np.ndarray], learn: bool) -> tuple[list[Item], 
             notes.append(f"no test split: {len(held):,} of the {len(rows):,} training instances are held out for it")
         part = SPLITS.index(split) if parted else -1
         items += [
-            Item(f"{split}/{row}", (split, int(row)), int(values[row]), SPLITS.index("test") if row in held else part)
+            Item(
+                f"{split}/{row}",
+                (split, int(row)),
+                int(values[row]) if values.ndim == 1 else None,
+                SPLITS.index("test") if row in held else part,
+            )
             for row in (np.arange(len(values)) if learn and split in ("train", "all") else rows).tolist()
         ]
     return items, parted, notes

@@ -33,6 +33,8 @@ class DatasetSplit:
         name: of the data set, for messages: train[3].
         class_names: words that labels may be.
         dtype: of floating-point values.
+        several: whether an instance may have several classes at once; labels are then arrays [C] of 0 and 1, and -1 or
+            NaN where that isn't known.
         unlabelled: whether labels may be missing: None, NaN or -1, all read as -1.
         missing: whether items may lack a modality: None, or no such key; it is read as zeros. Each item is read once to
             know which do.
@@ -58,12 +60,14 @@ class DatasetSplit:
         dtype: torch.dtype = torch.float32,
         unlabelled: bool = False,
         missing: bool = False,
+        several: bool = False,
     ) -> None:
         _check_kind(dataset, name)
         self.dataset, self.label, self.name, self.dtype = dataset, label, name, dtype
         self.names = tuple(names) if names is not None else None
         self.class_names, self.ignore, self.unlabelled = tuple(class_names), ignore, unlabelled
         self.lacking = missing
+        self.several, self._width = several, len(class_names)
         self.numbers = {word: i for i, word in enumerate(self.class_names)}
         self.notes: list[str] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -99,6 +103,8 @@ class DatasetSplit:
     @property
     def labels(self) -> Labels:
         """What they are labelled with; how many classes there are a network says."""
+        if self.several:
+            return Labels("several", self.class_names, self._width or None)
         return Labels("maps" if self._maps else "classes", self.class_names, None, self.ignore)
 
     @property
@@ -237,6 +243,8 @@ class DatasetSplit:
     def _label(self, i: int, item: Mapping[str, Any]) -> int | Tensor:
         """A class, or a map [H, W] int64."""
         given = item.get(self.label)
+        if self.several:
+            return self._classes(given, f"{self.name}[{i}]")
         if type(given) is int:
             return given
         where = f"{self.name}[{i}]"
@@ -253,6 +261,24 @@ class DatasetSplit:
         found = _tensor(given, torch.float64, f"{where}: label")
         return self._class(found, where)
 
+    def _classes(self, given: Any, where: str) -> Tensor:
+        """[C] int64: 0, 1, or -1 where that isn't known."""
+        if given is None and self._width and self.unlabelled:
+            return torch.full((self._width,), UNLABELLED)
+        found = _tensor(given, torch.float64, f"{where}: label")
+        if found.dim() != 1 or len(found) < 1 or self._width not in (0, len(found)):
+            width = self._width or "number of classes"
+            raise DataError(f"{where}: label has shape {list(found.shape)}; data.multilabel wants 0s and 1s [{width}]")
+        self._width = len(found)
+        found = found.to(torch.float64).nan_to_num(nan=UNLABELLED)
+        if bool(((found != 0) & (found != 1) & (found != UNLABELLED)).any()):
+            wrong = found[(found != 0) & (found != 1) & (found != UNLABELLED)][0]
+            raise DataError(f"{where}: label holds {wrong:g}; 0, 1 or -1 (not known) is wanted for each class")
+        if not self.unlabelled and bool((found == UNLABELLED).all()):
+            raise DataError(f"{where}: nothing is known of its label; leave such items out, or learn from them too: "
+                            "data.unlabelled=learn")  # fmt: skip
+        return found.to(torch.int64)
+
     def _class(self, found: Tensor, where: str) -> int | Tensor:
         """A class, or a map [H, W] int64, of whatever numbers stand for it."""
         if found.is_floating_point():
@@ -266,7 +292,11 @@ class DatasetSplit:
         if found.dim() == 1:
             ones = int((found == 1).sum())
             if ones != 1 or int((found != 0).sum()) != 1:
-                several = f"{ones} classes (multi-label); one is wanted" if ones > 1 else "a vector that isn't one-hot"
+                several = (
+                    f"{ones} classes (multi-label); one is wanted, or data.multilabel=true"
+                    if ones > 1
+                    else "a vector that isn't one-hot"
+                )
                 raise DataError(f"{where}: label is {several}")
             self._note("one-hot labels are read as classes")
             return int(found.argmax())
