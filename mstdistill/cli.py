@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
+from . import export_command
 from .data.options import OUT
 from .errors import ConfigError, DataError, LostProcess, MstdistillError, nearest
+from .page_commands import report, watch
 from .prepare_command import PrepareCommand, parse
 from .settings import commands, complete
 from .settings.arguments import Overrides, Preset, Recipe
@@ -259,60 +261,28 @@ def reproduce(
     loaded = load_suite(suite, overrides or [])
     folder = out or Path("runs") / f"suite-{loaded.name}"
     grid = plan(loaded)
+    from .suite.page import SuitePage
     from .suite.run import Worker, run_suite
     from .suite.tables import judge, save, shown
 
     folder.mkdir(parents=True, exist_ok=True)
     save_suite(loaded, folder)
+    page = SuitePage(grid, folder, all(cell.recipe.run.page for cell in grid.cells), screen.say)
     if worker:
-        Worker(grid, folder).work()
+        Worker(grid, folder, finished=page.renew).work()
+        page.finish()
         return
     if not tables:
         command = ["reproduce", suite, *(overrides or []), "--out", str(folder), "--worker"]
-        run_suite(grid, folder, workers, command, screen)
+        run_suite(grid, folder, workers, command, screen, page.renew)
     found = judge(grid, records(grid, folder))
     paths = save(found, folder)
     screen.say(shown(found))
     for line in found.trouble[:10]:
         screen.say(line)
-    screen.say(f"tables: {', '.join(map(str, paths))}; a page of them: mstdistill report {folder}")
-
-
-@app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(help="the folder of a finished run, or of a suite")],
-) -> None:
-    """Write one self-contained HTML page: curves, routing, masks, agreement, confusions; or a suite's comparison.
-
-    Examples:
-
-      mstdistill report runs/av-digits-image-mst-seed0
-
-      mstdistill report runs/suite-av-digits
-    """
-    from .engine.progress import Screen
-
-    if not (folder / "cells").is_dir():
-        from . import refusals
-
-        refusals.unfinished(folder, "summary.json")
-        from .report.run_page import write_run_page
-
-        path = write_run_page(folder)
-    else:
-        from .suite.plan import plan, records, saved_suite
-        from .suite.tables import judge
-
-        grid = plan(saved_suite(folder))
-        found = records(grid, folder)
-        if not found:
-            raise ConfigError(
-                f"{folder} holds no finished run of this code and data; table.md there is what others left"
-            )
-        from .report.suite_page import write_suite_page
-
-        path = write_suite_page(judge(grid, found), folder)
-    Screen().say(f"page: {path}")
+    screen.say(f"tables: {', '.join(map(str, paths))}")
+    if (path := page.finish()) is not None:
+        screen.say(f"page: {path}")
 
 
 @app.command()
@@ -353,15 +323,16 @@ def check(
 
     pairs = [one.partition("=") for one in column or ()]
     columns = {modality: name or modality for modality, _, name in pairs} or None
-    report = look_over(data, label, rows=rows, columns=columns, max_broken=max_broken, multilabel=multilabel,
-                       label_columns=label_column, missing="allow" if allow_missing else "refuse")  # fmt: skip
+    found = look_over(data, label, rows=rows, columns=columns, max_broken=max_broken,
+                      missing="allow" if allow_missing else "refuse",
+                      multilabel=multilabel, label_columns=label_column)  # fmt: skip
     screen = Screen()
-    for part in report_tables(report):
+    for part in report_tables(found):
         screen.say(part)
     if out is not None:
-        report.save(out)
+        found.save(out)
         screen.say(f"figures: {out}")
-    if not report.usable:
+    if not found.usable:
         raise typer.Exit(2)
 
 
@@ -433,35 +404,7 @@ def taps(
         typer.echo(recipe_lines(network))
 
 
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
-    out: Annotated[Path, typer.Argument(help="where the student goes")],
-) -> None:
-    """Copy a run's student out: safetensors, config and model card, loadable in three lines.
-
-    Example: mstdistill export runs/av-digits-image-mst-seed0 my-student
-    """
-    import shutil
-
-    from . import refusals
-
-    refusals.unfinished(run)
-    if out.exists():
-        raise ConfigError(f"{out} is there already; choose another folder")
-    from .engine.progress import Screen
-    from .files import replace_folder
-    from .student import Student
-
-    source = run / "student"
-    with replace_folder(out) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
-    student = Student.from_pretrained(out)
-    count = sum(p.numel() for p in student.parameters())
-    screen = Screen()
-    kind = student.config["backbone"] or (student.config.get("hf") or {}).get("model") or "your own network"
-    screen.say(f"{out}: {kind}, {count:,} parameters, sees {student.config['modality']}")
-    screen.say(f'from mstdistill import Student\nstudent = Student.from_pretrained("{out}")\nstudent.predict(batch)')
+app.command()(export_command.export)
 
 
 @app.command("import")
@@ -494,7 +437,7 @@ def import_checkpoint(
                  f"{turned}; in a recipe:  weights: {out}")  # fmt: skip
 
 
-for command in (commands.settings, commands.new, commands.completion):
+for command in (report, watch, commands.settings, commands.new, commands.completion):
     app.command()(command)
 
 

@@ -79,7 +79,6 @@ class DataSettings(Settings):
         "refuse", description="instances that lack a modality (none, empty, or a file that isn't there): refused, or "
         "learned from by those who can see them; the target is never missing"
     )  # fmt: skip
-
     multilabel: bool = Field(
         False, description="an instance may have several classes at once: the label column holds lists of classes or "
         "of 0s and 1s (task own), items hold arrays of 0s and 1s (in Python); -1 or nothing: not known"
@@ -376,6 +375,10 @@ class RunSettings(Settings):
         1800.0, gt=0, description="so long a process waits for the others, then they are lost"
     )
     log_every: int = Field(50, ge=1, description="steps between looks at the running losses")
+    page: bool = Field(
+        True, description="leave report.html in the run's folder; it is renewed while the run goes on, in at most 1 % "
+        "of its time"
+    )  # fmt: skip
     stop_after: Literal["cotrain", "specialise", "distill"] | None = Field(
         None, description="end the run after this stage; the same command without it goes on"
     )

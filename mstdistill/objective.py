@@ -45,8 +45,8 @@ class Objective:
         return not self.smoothing
 
     def task(self, logits: Tensor, batch: Batch, seen: Tensor | None = None) -> Tensor:
-        """The task's loss averaged over what is labelled in the global batch; an instance that isn't `seen` [B] by the
-        network adds nothing."""
+        """The task's loss averaged over what is labelled in the global batch; an instance that isn't `seen` [B] adds
+        nothing."""
         if not self.several and self.class_weights is None and not self.smoothing:
             return losses.task(logits, batch, self.ignore, seen)
         rows = self.sums(logits, batch.label)

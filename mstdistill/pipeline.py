@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from . import ranks
 from .config import Recipe, dump, parse
-from .data.present import presence
+from .data.present import presence, with_target
 from .data.sources.python import DatasetSplit
 from .data.split import Split
 from .data.task import Task
@@ -32,10 +32,14 @@ from .engine.progress import Screen
 from .engine.run_lock import LOCK, run_lock
 from .engine.stopping import resume_with
 from .errors import ConfigError, DataError, Interrupted, LostProcess, MstdistillError, first_line
+from .evaluation import Evaluation
 from .experiment import LARGE_MASK, Experiment
 from .files import write_text
 from .material import Material
 from .methods import find_method
+from .report.finished import leave_page
+from .report.known import Known, page_split
+from .report.live import live_page
 from .sight import shows
 from .stages import alone
 from .student import export_student
@@ -151,8 +155,8 @@ def distill(
             splits[name] = data if isinstance(data, Split) else DatasetSplit(
                 data, label, names=names, wanted=wanted, name=name, class_names=class_names, ignore=ignore_index,
                 dtype=torch.float64 if double else torch.float32,
-                unlabelled=name == "train" and recipe.data.unlabelled == "learn", several=recipe.data.multilabel,
-                missing=recipe.data.missing == "allow",
+                unlabelled=name == "train" and recipe.data.unlabelled == "learn",
+                missing=recipe.data.missing == "allow", several=recipe.data.multilabel,
             )  # fmt: skip
     for note in dict.fromkeys(note for split in splits.values() for note in getattr(split, "notes", ())):
         screen.say(note)
@@ -202,7 +206,8 @@ def _run(
     target: str | None = None, finished: Callable[[str], None] | None = None,
 ) -> Result:  # fmt: skip
     started = time.monotonic()
-    trainer = Trainer(accelerator, recipe.run, recipe.seed, screen, observe)
+    live = live_page(recipe, task, target, folder, accelerator, screen.say)
+    trainer = Trainer(accelerator, recipe.run, recipe.seed, screen, observe, live.told if live else None)
     # the comparison starts from the very weights that the student starts from
     twin = _twin(student) if recipe.alone.enabled else None
     experiment = Experiment(recipe, task, splits, student, teachers, folder, trainer, target)
@@ -223,15 +228,20 @@ def _run(
                     f"{plan.parameters * 16 / 1e9:.1f} GB with Adam; set mask.max_parameters or mask.hidden"
                 )
     try:
-        with _failing_in_words(folder), trainer.stopping.listening():
+        with _failing_in_words(folder), trainer.stopping.listening(), live.ending() if live else nullcontext():
             outcome = find_method(recipe.method)(experiment)
             if twin is not None and outcome.finished:
                 alone.run(experiment, experiment.compiled(experiment.placed(twin)))
-            summary = _summary(experiment, outcome, twin, started)
+            summary, known = _summary(experiment, outcome, twin, started)
             if outcome.finished:
                 _finish(experiment, summary, maker)
+                if live:
+                    leave_page(experiment, live, known)
             else:
-                screen.say(f"stopped after {recipe.run.stop_after}; the same command without run.stop_after goes on")
+                said = f"stopped after {recipe.run.stop_after}; the same command without run.stop_after goes on"
+                screen.say(said)
+                if live:
+                    live.close(said.capitalize())
     finally:
         experiment.released()
         trackers_ended(accelerator)
@@ -293,8 +303,10 @@ def _first_to_tell(folder: Path, line: str) -> bool:
     return True
 
 
-def _summary(experiment: Experiment, outcome: Any, twin: nn.Module | None, started: float) -> dict[str, Any]:
-    """Every figure of the run, student and teachers, on validation and test."""
+def _summary(
+    experiment: Experiment, outcome: Any, twin: nn.Module | None, started: float
+) -> tuple[dict[str, Any], Known]:  # fmt: skip
+    """Every figure of the run, student and teachers, on validation and test; and what its page need not measure."""
     target = (experiment.target,)
     rows: list[tuple[str, str, nn.Module, Sequence[str]]] = []
     if outcome.finished and twin is not None:
@@ -302,19 +314,29 @@ def _summary(experiment: Experiment, outcome: Any, twin: nn.Module | None, start
     rows += [(f"teacher {t.name}", t.kind(experiment.target), t.module, t.modalities) for t in experiment.teachers]
     if outcome.finished:
         rows.append(("distilled student", "student", experiment.student, target))
-    figures = []
+    figures, seconds = [], 0.0
+    matrices: dict[str, Any] = {}
+    precisions: dict[str, Any] = {}
     for name, kind, module, view in rows:
         entry: dict[str, Any] = {"name": name, "kind": kind, "sees": [modality_of(one) for one in view]}
         for split in ("validation", "test"):
             shown = split in experiment.splits and experiment.judges(view, split)
             if shown and shows(experiment.teachers, module, view, experiment.splits[split]):
-                entry[split] = experiment.evaluate(module, view, split).as_dict()
+                before = time.monotonic()
+                found = experiment.evaluate(module, view, split)
+                if split == page_split(experiment):
+                    if isinstance(found, Evaluation):
+                        matrices[name] = found.matrix
+                    else:
+                        precisions[name] = list(found.metrics.per_class[1])
+                    seconds += (time.monotonic() - before) * experiment.accelerator.num_processes
+                entry[split] = found.as_dict()
         figures.append(entry)
     stages = {}
     for path in sorted(experiment.folder.glob("*/result.json"), key=lambda found: found.stat().st_mtime):
         facts = json.loads(path.read_text())
         stages[path.parent.name] = {k: value for k, value in facts.items() if k not in ("history", "fingerprint")}
-    return {
+    summary = {
         "task": experiment.task.name,
         "target": modality_of(experiment.target),
         "method": experiment.recipe.method,
@@ -327,6 +349,7 @@ def _summary(experiment: Experiment, outcome: Any, twin: nn.Module | None, start
         "seconds": round(time.monotonic() - started, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
+    return summary, Known(matrices, seconds, precisions)
 
 
 def _labelled(experiment: Experiment) -> dict[str, Any]:
@@ -358,6 +381,17 @@ def _finish(experiment: Experiment, summary: dict[str, Any], maker: Mapping[str,
     screen.say(f"run folder: {folder}  (summary.md, student/, config.yaml)")
 
 
+def load_data(folder: Path, screen: Screen) -> tuple[Task, str, dict[str, Split]]:
+    """A finished run's task, the student's view, and its instances that have it.
+
+    Raises:
+        MstdistillError: as `load_experiment`, or the data aren't there any more.
+    """
+    material = Material(_recipe_of(folder))
+    splits = {name: with_target(split, material.target, name)[0] for name, split in material.splits(screen).items()}
+    return material.task, material.target, splits
+
+
 def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
     """A finished run's experiment with its weights, for evaluation.
 
@@ -365,6 +399,17 @@ def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
         DataError: no run there.
         ConfigError: its recipe names what this version doesn't know.
     """
+    recipe = _recipe_of(folder)
+    material = Material(recipe)
+    accelerator = start(recipe.precision)
+    student, teachers = material.networks(screen)
+    splits = material.splits(screen)
+    trainer = Trainer(accelerator, recipe.run, recipe.seed, screen)
+    experiment = Experiment(recipe, material.task, splits, student, teachers, folder, trainer, material.target)
+    return experiment, recipe
+
+
+def _recipe_of(folder: Path) -> Recipe:
     import yaml
 
     try:
@@ -373,10 +418,4 @@ def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
         raise DataError(f"{folder} holds no run (no config.yaml); train one with: mstdistill train") from None
     if recipe.task == "custom":
         raise ConfigError(f"{folder} is a run of your own data; evaluate it from Python")
-    material = Material(recipe)
-    accelerator = start(recipe.precision)
-    student, teachers = material.networks(screen)
-    splits = material.splits(screen)
-    trainer = Trainer(accelerator, recipe.run, recipe.seed, screen)
-    experiment = Experiment(recipe, material.task, splits, student, teachers, folder, trainer, material.target)
-    return experiment, recipe
+    return recipe

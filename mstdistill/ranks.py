@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,9 +13,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_apart = False
+
+
 def _group() -> Any:
     """torch.distributed where processes have joined, else None; asking doesn't load torch."""
-    dist = sys.modules.get("torch.distributed")
+    dist = sys.modules.get("torch.distributed") if not _apart else None
     return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
 
 
@@ -32,6 +37,17 @@ def rank() -> int:
 def local_rank() -> int:
     """This process's number on its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within the block this process acts as if it were the only one: it asks the others for nothing."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
 
 
 def total(values: Tensor) -> Tensor:

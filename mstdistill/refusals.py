@@ -7,6 +7,7 @@ from pathlib import Path
 from .config import Recipe
 from .data.sources.opening import HUB
 from .errors import ConfigError, DataError, nearest
+from .export.names import Kind, check_request
 from .methods import find_method
 from .shipped import shipped
 
@@ -58,3 +59,15 @@ def data(location: str) -> None:
     """
     if not location.startswith(HUB) and not Path(location).expanduser().exists():
         raise DataError(f"there is no {location}; data are a folder, a file or hub:org/name")
+
+
+def artefacts(run: Path, out: Path, formats: list[str], quantise: list[str], calibrate: int, rows: int | None
+              ) -> list[Kind]:  # fmt: skip
+    """What a run's student can't be exported as.
+
+    Raises:
+        DataError: no finished run.
+        ConfigError: see `check_request`.
+    """
+    unfinished(run)
+    return check_request(out, formats, quantise, calibrate, rows)

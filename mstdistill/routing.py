@@ -182,21 +182,21 @@ class RoutingRule:
             indices = torch.arange(routing.indices.shape[1], device=student.device).expand_as(routing.indices)
             if routing.seen is not None:
                 indices = torch.where(routing.indices < 0, -1, indices)
-        gaps = routing.seen is not None
         if several:
             return bernoulli_distillation(student, teachers, indices, weights, label, rows, temperature, self.mixes,
-                                          kd_scale, task_scale, class_weights, gaps)  # fmt: skip
+                                          kd_scale, task_scale, class_weights,
+                                          gaps=routing.seen is not None)  # fmt: skip
         return distillation_loss(
             student, teachers, indices, weights, label, rows, temperature, self.mixes, kd_scale, task_scale,
-            -100 if ignore_index is None else ignore_index, gaps=gaps,
+            -100 if ignore_index is None else ignore_index, gaps=routing.seen is not None,
         )  # fmt: skip
 
     def task_signal(self, teachers: Tensor, label: Tensor, routing: Routing) -> Tensor:
         """-log sum_m r_m p_m(y) per instance [B]: trains the router towards teachers that are right there.
 
         The probabilities r alone receive a gradient. Dense labels take the mean over the pixels with a label in range,
-        labels of several classes at once [B, C] the mean over those that are known. An instance that no teacher sees
-        has none.
+        labels of several classes at once [B, C] the mean over those that are known.
+        An instance that no teacher sees has none.
         """
         rows = self._task_signal(teachers, label, routing)
         return rows if routing.seen is None else torch.where(routing.seen.any(dim=1), rows, 0.0)

@@ -8,9 +8,9 @@ classes = student.predict(images)
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,20 @@ from .backbones.huggingface import HuggingFaceNet
 from .data.task import Task
 from .data.view import modality_of
 from .errors import ConfigError
+from .export.names import CALIBRATE, check_request
 from .files import replace_folder, write_tensors
 from .markup import plain
 from .state import state_of
 from .teachers.tap import call
 from .weights import load_weights
 
+if TYPE_CHECKING:
+    from .export.exporting import Exported
+
 # Where the config and the processor of a Hugging Face student lie in its folder.
 TRANSFORMERS = "transformers"
+# Where a card tells of the artefacts beside it.
+_EXPORTED = "## Exported files"
 
 
 def export_student(
@@ -45,6 +51,7 @@ def export_student(
         "modality": modality_of(target),
         "input_shape": list(task.modalities.get(target, ())),
         "num_classes": task.num_classes,
+        "ignore_index": task.ignore_index,
         "class_names": list(task.class_names),
         "backbone": maker["backbone"] if maker else None,
         "options": dict(maker["options"]) if maker else {},
@@ -87,21 +94,24 @@ class Student(nn.Module):
     Attributes:
         module: the network.
         config: modality, input shape, classes.
+        card: its model card; none of a network that no folder held.
     """
 
-    def __init__(self, module: nn.Module, config: Mapping[str, Any]) -> None:
+    def __init__(self, module: nn.Module, config: Mapping[str, Any], card: str | None = None) -> None:
         super().__init__()
-        self.module, self.config = module.eval(), dict(config)
+        self.module, self.config, self.card = module.eval(), dict(config), card
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, module: nn.Module | None = None, trust_remote_code: bool = False
-    ) -> Student:
+        cls, folder: str | Path, module: nn.Module | None = None, trust_remote_code: bool = False,
+        file: str = "model.safetensors",
+    ) -> Student:  # fmt: skip
         """Load an exported folder; nothing else is read, the hub included.
 
         Args:
             module: the network to load into; needed for a user's own, built by name otherwise.
             trust_remote_code: run code that came with a Hugging Face model.
+            file: of the weights, model-fp16.safetensors for example; they are computed with in float32.
 
         Raises:
             ConfigError: no student there, or one whose network must be given.
@@ -121,8 +131,9 @@ class Student(nn.Module):
                     f"{folder} is a network of your own: Student.from_pretrained(folder, module=YourNet())"
                 )
             module = build(config["backbone"], config["num_classes"], **config["options"])
-        load_weights(module, str(folder / "model.safetensors"), "student")
-        return cls(module, config)
+        load_weights(module, str(folder / file), "student")
+        card = folder / "README.md"
+        return cls(module, config, card.read_text() if card.exists() else None)
 
     def forward(self, view: Tensor) -> Tensor:
         """Logits [B, C] or [B, C, H, W] of the target modality [B, ...]."""
@@ -145,3 +156,65 @@ class Student(nn.Module):
         if self.config.get("multilabel"):
             return (self(view) > 0).to(torch.int64)
         return self(view).argmax(dim=1)
+
+    def export(
+        self,
+        folder: str | Path,
+        formats: Sequence[str] = ("onnx",),
+        quantize: Sequence[str] = ("none",),
+        *,
+        train: Any = None,
+        validation: Any = None,
+        test: Any = None,
+        label: str = "label",
+        names: Sequence[str] | None = None,
+        view: str | None = None,
+        calibrate: int = CALIBRATE,
+        rows: int | None = None,
+    ) -> Exported:
+        """Write a folder of artefacts, each tried by its own runtime beside this student; see docs/export.md.
+
+        Args:
+            folder: a new one; complete or not there at all.
+            formats: of safetensors, onnx, torch-export, executorch.
+            quantize: of none, fp16, int8-dynamic, int8-static, which each format does as far as it knows them.
+            train, validation, test: data sets as `distill` takes them, or prepared splits: the first to calibrate
+                int8-static on, the others to try artefacts on; without these inputs are random and accuracy unknown.
+            label, names: see `distill`.
+            view: what items call the student's input; None: its modality.
+            calibrate: training rows that int8-static sees.
+            rows: of each split that artefacts are tried on; None: all; a slow one takes what half a minute is for.
+
+        Raises:
+            ConfigError: it can't be exported so; nothing is written.
+        """
+        wanted = check_request(Path(folder), formats, quantize, calibrate, rows)
+        from .data.sources.python import DatasetSplit
+        from .data.split import Split
+        from .export.exporting import export
+        from .export.intake import find_intake
+        from .export.rows import SplitRows
+
+        seen = view or self.config.get("modality") or "input"
+        splits: dict[str, Split] = {}
+        for name, data in (("train", train), ("validation", validation), ("test", test)):
+            if data is not None:
+                splits[name] = data if isinstance(data, Split) else DatasetSplit(
+                    data, label, names=names, wanted=[seen], name=name, ignore=self.config.get("ignore_index"),
+                    class_names=self.config.get("class_names") or (), unlabelled=True,
+                    several=bool(self.config.get("multilabel")),
+                )  # fmt: skip
+        found = {name: SplitRows(x, seen, calibrate if name == "train" else rows) for name, x in splits.items()}
+        calibration = found.pop("train", None)
+        intake = find_intake(self.module, splits, seen)
+        return export(Path(folder), self.module, self.config, wanted, found, calibration, intake, self._fill,
+                      rows or 32)  # fmt: skip
+
+    def _fill(self, folder: Path, table: str, config: Mapping[str, Any]) -> None:
+        """Write what an exported folder holds beside its artefacts."""
+        (folder / "config.json").write_text(json.dumps(config, indent=1))
+        if isinstance(self.module, HuggingFaceNet):
+            self.module.save_files(folder / TRANSFORMERS)
+        sees = plain(str(self.config.get("modality") or "one modality"))
+        card = self.card or f"# A student that sees {sees}\n\n"
+        (folder / "README.md").write_text(f"{card.partition(_EXPORTED)[0].rstrip()}\n\n{_EXPORTED}\n\n{table}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mstdistill.report.suite_page import write_suite_page
+from mstdistill.report import budget, live
+from mstdistill.report.watch import server
+from mstdistill.suite.page import write_suite_page
 from mstdistill.suite.plan import load_suite, plan
 from mstdistill.suite.tables import judge
 
@@ -78,9 +81,44 @@ def test_a_page_opens(name: str, width: int, scheme: str, browser: Any, pages: d
     assert _contrast(*page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")) >= 4.5
     dark = _luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")) < 0.2
     assert dark is (scheme == "dark")
+    page.emulate_media(media="print")
+    assert _luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")) > 0.9
     page.pdf(path=tmp_path / "page.pdf", format="A4")
     assert (tmp_path / "page.pdf").read_bytes()[:5] == b"%PDF-"
     context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_a_run_is_watched(
+    width: int, scheme: str, browser: Any, pages: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is renewed loads itself anew until the run is finished, then stays."""
+    monkeypatch.setattr(live, "RELOAD_SECONDS", 1)
+    monkeypatch.setattr(budget, "LEAST_SECONDS", 0.0)
+    history = [
+        {"train/loss": 2.0 / n, "validation/loss": 2.1 / n, "validation/accuracy": 1 - 0.9 / n} for n in (1, 2, 3)
+    ]
+    running = live.LivePage(tmp_path, "av-digits", "image", "seed 0", print)
+    running.budget.next = 0.0
+    running.told("distill", 30, 100, 10, history)
+    with server(tmp_path, 0) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page, said = context.new_page(), []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(f"http://127.0.0.1:{http.server_port}/")
+        page.get_by_text("Running: distill, epoch 4 of 10").wait_for(timeout=10_000)
+        assert page.locator("svg").count() == 2
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        shutil.copy(pages["run"], tmp_path / "report.html")
+        page.get_by_role("heading", name="Networks", exact=True).wait_for(timeout=10_000)
+        loaded = page.evaluate("performance.timeOrigin")
+        page.wait_for_timeout(2500)
+        assert page.evaluate("performance.timeOrigin") == loaded
+        assert said == []
+        context.close()
+        http.shutdown()
 
 
 def test_a_chart_of_a_suite_is_a_picture_of_its_own(browser: Any, pages: dict[str, Path]) -> None:

@@ -210,7 +210,7 @@ def test_networks_that_do_not_fit_are_named(tmp_path: Path) -> None:
     def refuses(words: str, teachers: list[Teacher]) -> None:
         with pytest.raises(ConfigError) as error:
             distill(student, teachers, make_split(20), make_split(20), "m1", out=tmp_path / "r", quiet=True,
-                    settings={"run": {"trackers": []}})  # fmt: skip
+                    settings={"run": {"trackers": [], "page": False}})  # fmt: skip
         assert words in str(error.value)
 
     with pytest.raises(ConfigError, match=r"student can't take \{'m1': \[2, 6\]\}"):

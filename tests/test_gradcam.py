@@ -103,7 +103,7 @@ def test_scores_sizes_and_likeness() -> None:
 @pytest.mark.parametrize("target", ["image", "audio"])
 def test_the_section_of_a_run(target: str, tmp_path: Path, command: Command) -> None:
     settings = ["cotrain.epochs=1", "specialise.epochs=1", "distill.epochs=1", "alone.enabled=false", "data.limit=300",
-                "run.trackers=[]", f"target={target}"]  # fmt: skip
+                "run.trackers=[]", "run.page=false", f"target={target}"]  # fmt: skip
     assert command("train", "av-digits", "--out", tmp_path / "run", *settings)[0] == 0
     assert command("report", tmp_path / "run")[0] == 0
     found = json.loads((tmp_path / "run" / "report.json").read_text())["attention"]

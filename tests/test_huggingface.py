@@ -36,7 +36,7 @@ STANDS_IN = {
 }  # fmt: skip
 QUICK: dict[str, Any] = {
     "batch_size": 16, "cotrain": {"epochs": 3, "lr": 3e-3, "optimizer": "adamw"}, "specialise": {"epochs": 1},
-    "distill": {"epochs": 4, "lr": 3e-3}, "run": {"trackers": []},
+    "distill": {"epochs": 4, "lr": 3e-3}, "run": {"trackers": [], "page": False},
 }  # fmt: skip
 
 

@@ -36,7 +36,8 @@ JSONS = sorted((ROOT / "launch_configs").rglob("*.json"))
 SCRIPTS = sorted([*(ROOT / "launch_configs").glob("*.sh"), *(ROOT / "scripts").glob("*.sh")])
 PAGE = (ROOT / "docs" / "clusters.md").read_text()
 ZERO = {"deepspeed_zero1": 1, "deepspeed_zero2": 2, "deepspeed_zero3": 3, "deepspeed_zero3_offload": 3}
-SMALL = ["cotrain.epochs=1", "specialise.epochs=1", "alone.enabled=false", "run.trackers=[]", "data.limit=120"]
+SMALL = ["cotrain.epochs=1", "specialise.epochs=1", "alone.enabled=false", "run.trackers=[]", "run.page=false",
+         "data.limit=120"]  # fmt: skip
 
 LONG = [*SMALL, "distill.epochs=80", "run.checkpoint_seconds=0"]
 

@@ -4,6 +4,8 @@ and class weights, smoothing and balanced drawing of tasks of one class."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +225,26 @@ def test_data_sets_in_python_hold_arrays(form: Any, tmp_path: Path) -> None:
         toy.run(tmp_path / "undeclared", train=Items(60, 1, form))
     with pytest.raises(DataError, match=r"train\[0\]: label has shape \[\]; data\.multilabel wants 0s and 1s"):
         run(tmp_path / "flat", train=Items(60, 1, lambda label: int(label[0])))
+
+
+def test_exported_files_answer_yes_or_no_of_each_class(tmp_path: Path) -> None:
+    """In the programme beside the file, and where its answers are counted against labels in Python."""
+    module = MLP(6, 12, 8, 3)
+    student = Student(module, {"modality": "m1", "num_classes": 3, "input_shape": [6], "multilabel": True,
+                               "class_names": ["dog", "owl", "rain"]})  # fmt: skip
+    done = student.export(tmp_path / "out", ["onnx"], test=Items(40, 3, unknown=0.1))
+    assert done.within
+    (split,) = done.figures["artefacts"][0]["splits"]
+    inputs, label = Several(40, 3, unknown=0.1).fetch(np.arange(40), ["m1"])
+    said = student.predict(inputs["m1"])
+    known = label >= 0
+    assert split["predictions"] == 120
+    assert split["student_accuracy"] == pytest.approx(float((said == label)[known].float().mean()))
+    np.save(tmp_path / "batch.npy", inputs["m1"].numpy())
+    ran = subprocess.run([sys.executable, tmp_path / "out" / "onnx" / "run.py", tmp_path / "batch.npy"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    names = np.array(["dog", "owl", "rain"])
+    assert json.loads(ran.stdout) == [names[row == 1].tolist() for row in said.numpy()]
 
 
 # tasks of one class

@@ -20,7 +20,6 @@ from mstdistill.data.present import presence
 from mstdistill.engine.progress import Screen
 from mstdistill.errors import ConfigError, DataError
 from mstdistill.pipeline import train
-from mstdistill.report.run_page import write_run_page
 
 from .test_own_data import arrays, everything, opened, saved
 from .test_own_data import home as home  # a fixture that all here use
@@ -141,9 +140,13 @@ def test_a_run_from_files_to_its_report(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "average precision of class owl" in done.output
     assert "map_macro" in json.loads((tmp_path / "run" / "evaluation-test.json").read_text())
-    write_run_page(tmp_path / "run")
-    page = (tmp_path / "run" / "report.html").read_text()
-    assert "Average precision of each class on test" in page
-    assert "mAP on test" in page
+    for drawn_by in ("the run", "the command"):
+        page = (tmp_path / "run" / "report.html").read_text()
+        assert "Average precision of each class on test" in page, drawn_by
+        assert "mAP on test" in page
+        assert "has a mean average precision of" in page
+        if drawn_by == "the run":
+            done = CliRunner().invoke(app, ["report", str(tmp_path / "run")])
+            assert done.exit_code == 0, done.output
     with pytest.raises(ConfigError, match=r"data\.multilabel: an instance of task av-digits has one class"):
         mstdistill.train(mstdistill.load("av-digits", ["data.multilabel=true"]), tmp_path / "no")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mstdistill.report.page import Page
-from mstdistill.report.suite_page import write_suite_page
+from mstdistill.suite.page import write_suite_page
 from mstdistill.suite.plan import load_suite, plan
 from mstdistill.suite.tables import judge
 

@@ -90,7 +90,7 @@ def test_the_processes_of_a_run_share_its_folder_and_are_refused_together(tmp_pa
 
 def test_fresh_deletes_a_run_and_nothing_else(tmp_path: Path) -> None:
     short = ["cotrain.epochs=1", "specialise.epochs=0", "distill.epochs=1", "alone.enabled=false", "data.limit=60",
-             "run.trackers=[]"]  # fmt: skip
+             "run.trackers=[]", "run.page=false"]  # fmt: skip
     run = tmp_path / "run"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()

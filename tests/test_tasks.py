@@ -23,7 +23,8 @@ from .test_prepare import contents
 
 SHORT = {
     "cotrain": {"epochs": 1, "lr": 1e-3}, "specialise": {"epochs": 1, "lr": 1e-3},
-    "distill": {"epochs": 1, "lr": 1e-3}, "alone": {"epochs": 1}, "mask": {"hidden": 3}, "run": {"trackers": []},
+    "distill": {"epochs": 1, "lr": 1e-3}, "alone": {"epochs": 1}, "mask": {"hidden": 3},
+    "run": {"trackers": [], "page": False},
 }  # fmt: skip
 
 

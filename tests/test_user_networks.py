@@ -22,7 +22,7 @@ from mstdistill.pipeline import Result
 from mstdistill.teachers.ensemble import Ensemble
 
 SETTINGS: dict[str, Any] = {
-    "run": {"trackers": []}, "batch_size": 16, "cotrain": {"epochs": 1}, "specialise": {"epochs": 1},
+    "run": {"trackers": [], "page": False}, "batch_size": 16, "cotrain": {"epochs": 1}, "specialise": {"epochs": 1},
     "distill": {"epochs": 1}, "mask": {"hidden_dim_factor": 1},
 }  # fmt: skip
 
@@ -327,7 +327,7 @@ class Cut(Exception):
 @pytest.mark.parametrize("tensor", [True, False])
 def test_extra_states_are_kept(tensor: bool, tmp_path: Path) -> None:
     """In checkpoints (a run is cut in each stage and goes on) and in results (a run is called again)."""
-    settings = {"distill": {"epochs": 2}, "run": {"trackers": [], "checkpoint_steps": 1}}
+    settings = {"distill": {"epochs": 2}, "run": {"trackers": [], "page": False, "checkpoint_steps": 1}}
 
     def cut_in(wanted: str) -> Callable[..., None]:
         def observe(stage: str, step: int, _: Any) -> None:

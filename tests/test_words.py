@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from mstdistill import check
 from mstdistill.markup import latex, markdown_table, plain
@@ -41,7 +40,6 @@ def test_a_terminal_shows_class_names(tmp_path: Path) -> None:
 
 
 def test_charts_show_class_names() -> None:
-    pytest.importorskip("matplotlib")
     from mstdistill.report import charts
 
     svg = charts.heat('shares <of> "all"', np.eye(len(WORDS)).tolist(), WORDS, "true", "seen")

@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {
     "cotrain": {"epochs": 2, "lr": 0.01},
     "specialise": {"epochs": 2, "lr": 0.01},
     "distill": {"epochs": 4, "lr": 0.01},
-    "run": {"trackers": [], "checkpoint_seconds": 0.0},
+    "run": {"trackers": [], "checkpoint_seconds": 0.0, "page": False},
 }
 
 

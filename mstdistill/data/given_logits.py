@@ -163,6 +163,11 @@ class WithLogits:
         """See `split.Stored`."""
         return getattr(self.split, "scales", {})
 
+    @property
+    def present(self) -> Mapping[str, np.ndarray]:
+        """See `present.presence`."""
+        return getattr(self.split, "present", {})
+
     def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """See `split.Split`."""
         inputs, label = self.split.fetch(index, [name for name in modalities if name not in self.given])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -30,6 +30,9 @@ from .optimizer import learning_rate
 from .progress import Bar, Screen
 from .seeding import random_state, restore_random_state, seed_all
 from .stopping import Stopping, error
+
+# stage, steps done and in all, epochs in all, figures of the finished epochs
+Told = Callable[[str, int, int, int, Sequence[Mapping[str, Any]]], None]
 
 
 class Stage(Protocol):
@@ -93,6 +96,7 @@ class Trainer:
         seed: of the run.
         screen: for people.
         observe: called after every optimiser step with the stage's name, the step and the step's losses.
+        told: called then too, of where the stage stands.
 
     Attributes:
         recorder: how a step is recorded where `run.cuda_graph` is set; None: not on this device.
@@ -105,8 +109,10 @@ class Trainer:
         seed: int,
         screen: Screen,
         observe: Callable[[str, int, Mapping[str, Tensor]], None] | None = None,
+        told: Told | None = None,
     ) -> None:
         self.accelerator, self.run, self.seed, self.screen, self.observe = accelerator, run, seed, screen, observe
+        self.told = told
         self.stopping = Stopping()
         self.recorder: Recorder | None = recorder_for(accelerator.device) if run.cuda_graph else None
 
@@ -182,6 +188,7 @@ class _Fitting:
             parts = self._step(micros, number)
             position.step += 1
             bar.advance()
+            self._tell()
             if self.trainer.observe is not None:
                 self.trainer.observe(self.stage.name, number, parts)
             if (
@@ -195,10 +202,17 @@ class _Fitting:
                 self.store.finish()
                 raise error(asked, f"in {self.stage.name}, epoch {position.epoch}, step {position.step}; state saved")
         self._close_epoch(bar)
+        self._tell()
         due = time.monotonic() - self.saved >= self.run.checkpoint_seconds
         # clocks differ, and saving takes all processes
         if position.epoch == self.settings.epochs or ranks.any_rank(due, self.accelerator.device):
             self._save()
+
+    def _tell(self) -> None:
+        if self.trainer.told is not None:
+            position, per_epoch, epochs = self.position, self.loader.steps_per_epoch, self.settings.epochs
+            done = position.epoch * per_epoch + position.step
+            self.trainer.told(self.stage.name, done, epochs * per_epoch, epochs, position.history)
 
     def _can_record(self) -> bool:
         """Whether this stage's steps are recorded: asked for, of one micro-batch on one device, with nothing in between

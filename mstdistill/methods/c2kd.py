@@ -142,8 +142,8 @@ class C2kd(Baseline):
         remove_target: bool = Field(False, description="leave the true class out instead of counting its logit as 0")
 
     name = "c2kd"
-    needs_all_seen = "teacher and student teach each other"
     one_class = "it looks for the one true class of an instance"
+    needs_all_seen = "teacher and student teach each other"
     teacher_learns = trains_teacher = True
     options: Options
 

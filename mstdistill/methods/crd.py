@@ -160,8 +160,8 @@ class Crd(Baseline):
         eps: float = Field(1e-7, gt=0, description="added to the denominators")
 
     name = "crd"
-    needs_all_seen = "it draws negatives from all of them"
     one_class = "it draws negatives from other classes, and an instance has several"
+    needs_all_seen = "it draws negatives from all of them"
     not_dense = "it draws negatives from other classes, and an instance of a dense task has many"
     needs_labels = "it draws negatives from other classes"
     reads_logits = False

@@ -54,8 +54,8 @@ class Dist(Baseline):
         temperature: float = Field(1.0, gt=0, description="instead of the recipe's")
 
     name = "dist"
-    needs_all_seen = "it compares the instances of a batch with one another"
     one_class = "it compares distributions over all classes, and here each class is a yes or no of its own"
+    needs_all_seen = "it compares the instances of a batch with one another"
     options: Options
 
     def distillation(self, seen: Seen) -> Tensor:

@@ -44,8 +44,8 @@ class Mlld(Baseline):
         temperatures: list[float] = Field([2.0, 3.0, 4.0, 5.0, 6.0], min_length=1, description="each counts the same")
 
     name = "mlld"
-    needs_all_seen = "it compares the instances of a batch with one another"
     one_class = "it compares distributions over all classes, and here each class is a yes or no of its own"
+    needs_all_seen = "it compares the instances of a batch with one another"
     not_dense = "it relates all instances of a batch to each other, and pixels are too many for that"
     options: Options
 

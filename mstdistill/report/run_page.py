@@ -1,4 +1,4 @@
-"""The page of a run: figures, learning curves, routing, masks, agreement, confusions, settings."""
+"""The page of a run: what was gained, figures, learning curves, routing, masks, agreement, confusions, settings."""
 
 from __future__ import annotations
 
@@ -7,106 +7,126 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from ..experiment import Experiment
 from ..files import write_text
-from ..tables import columns_of
+from ..tables import SHOWN, columns_of
 from . import charts
 from .attention import Gallery
+from .budget import Budget
+from .curves import add_curves
 from .figures import run_figures
-from .page import Page
+from .gain import DISTILLED, gain, sentences
+from .known import Known
+from .page import PAGE, Page, title_of
 
 # Classes up to which tables of classes are drawn; beyond, the numbers are in report.json.
 MOST_CLASSES = 40
 _LIKENESS = ("before", "after", "kept")
 
 
-def write_run_page(folder: Path) -> Path:
-    """Measure a finished run and write report.html and report.json into its folder.
+def write_run_page(
+    experiment: Experiment, student: nn.Module, known: Known | None = None,
+    budget: Budget | None = None,
+) -> Path:  # fmt: skip
+    """Write a finished run's report.html and report.json into its folder; networks are frozen afterwards.
 
-    Raises:
-        DataError: no finished run there.
-        ConfigError: matplotlib is not installed.
+    Args:
+        student: with the weights that the run selected.
+        known: what is known of its networks; None: all is measured.
+        budget: parts that it doesn't afford are left out; None: the page is whole, however long it takes.
     """
-    found, galleries = run_figures(folder)
-    summary = found["summary"]
+    found, galleries = run_figures(experiment, student, known, budget.affords if budget else lambda seconds: True)
+    summary, folder = found["summary"], experiment.folder
     page = Page(
-        f"{summary['task']}: a student that sees {summary['target']}",
-        f"method {summary['method']}, seed {summary['seed']}, {summary['seconds']:.0f} s; versions "
-        + ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+        title_of(summary["task"], summary["target"]),
+        f"method {summary['method']}, seed {summary['seed']}, {summary['seconds']:.0f} s",
     )
-    _networks(page, summary)
-    _curves(page, found["histories"])
-    if "routing" in found:
-        _routing(page, found)
-        _masks(page, found)
-        _agreement(page, found)
-    _attention(page, found["attention"], galleries, found["split"])
+    _gained(page, found)
+    _networks(page, found)
+    add_curves(page, found["histories"])
+    _routing(page, found)
+    _masks(page, found)
+    _agreement(page, found)
+    _attention(page, found, galleries)
     _confusions(page, found)
+    _left_out(page, found, experiment)
     page.heading("Settings")
+    page.say("Versions: " + ", ".join(f"{name} {version}" for name, version in summary["versions"].items()) + ".")
     page.text("resolved recipe", found["config"])
+    write_text(folder / PAGE, page.render())
+    found["page_seconds"] = round(budget.taken(), 3) if budget else None
     write_text(folder / "report.json", json.dumps(found, indent=1))
-    write_text(folder / "report.html", page.render())
-    return folder / "report.html"
+    return folder / PAGE
 
 
-def _networks(page: Page, summary: Mapping[str, Any]) -> None:
+def _left_out(page: Page, found: Mapping[str, Any], experiment: Experiment) -> None:
+    if found["left_out"]:
+        page.heading("Not here")
+        how = "" if experiment.task.name == "custom" else f" mstdistill report {experiment.folder} measures it."
+        page.say(f"Left out, so that the page costs the run no more than 1 % of its time: "
+                 f"{', '.join(found['left_out'])}.{how}")  # fmt: skip
+
+
+def _gained(page: Page, found: dict[str, Any]) -> None:
+    """The first screen; its figures go to the others."""
+    shares = not found["dense"] and found["confusion"]  # of independent instances
+    count = sum(map(sum, found["confusion"][DISTILLED])) if shares else None
+    found["gain"] = gain(found["summary"], found["split"], count)
+    page.lead(*sentences(found["gain"], found["summary"]["target"]))
+    measure, title = columns_of(found["summary"])[0]
+    accuracy, intervals = found["gain"][measure], found["gain"]["interval"]
+    name = f"{title if measure != 'accuracy' else title.capitalize()} on {found['split']}"
+    if not intervals:
+        page.figure(name, charts.bars(name, accuracy, title), ["network", title], list(accuracy.items()))
+        return
+    halves = {one: (accuracy[one] - low, high - accuracy[one]) for one, (low, high) in intervals.items()}
+    rows = [[one, share, *intervals[one]] for one, share in accuracy.items()]
+    page.figure(f"{name}, with 95 % intervals", charts.intervals(name, accuracy, halves, "accuracy"),
+                ["network", "accuracy", "low", "high"], rows)  # fmt: skip
+
+
+def _networks(page: Page, found: Mapping[str, Any]) -> None:
     page.heading("Networks")
-    split = "test" if "test" in summary["networks"][-1] else "validation"
-    columns = columns_of(summary)
-    measure, title = columns[0]
-    networks = [entry for entry in summary["networks"] if split in entry]  # others see none of its instances
-    values = {entry["name"]: float(entry[split][measure]) for entry in networks}
-    rows = [[e["name"], " + ".join(e["sees"]), *(float(e[split][key]) for key, _ in columns)]
+    networks, split = found["summary"]["networks"], found["split"]
+    columns = [(split, key, f"{split} {title}") for key, title in columns_of(found["summary"])]
+    if split != "validation" and "validation" in networks[-1]:
+        columns += [("validation", key, f"validation {title}") for key, title in columns_of(found["summary"])
+                    if key in SHOWN]  # fmt: skip
+    rows = [[e["name"], " + ".join(e["sees"]), *(float(e[of][key]) if of in e else "–" for of, key, _ in columns)]
             for e in networks]  # fmt: skip
-    header = ["network", "sees", *(one for _, one in columns)]
-    page.figure(f"{title[0].upper()}{title[1:]} on {split}", charts.bars(f"{title} on {split}", values, title), header,
-                rows)  # fmt: skip
-    page.table(header, rows)
-
-
-def _curves(page: Page, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    page.heading("Learning")
-    with page.side_by_side():
-        for stage, history in histories.items():
-            for title, ending in (
-                ("loss", "loss"),
-                ("validation accuracy", "accuracy"),
-                ("validation mAP", "map_macro"),
-            ):
-                series = _series(history, ending)
-                if series and len(history) > 1:
-                    rows = [[str(i), *values] for i, values in enumerate(zip(*series.values(), strict=True))]
-                    name = f"{stage}: {title}"
-                    page.figure(name, charts.lines(name, series, "epoch", title), ["epoch", *series], rows)
-
-
-def _series(history: Sequence[Mapping[str, Any]], ending: str) -> dict[str, list[float]]:
-    """Figures per epoch whose names end so, each once."""
-    found: dict[str, list[float]] = {}
-    for key in history[0] if history else ():
-        if key.endswith(ending) and isinstance(history[0][key], float):
-            values = [float(record[key]) for record in history]
-            if values not in found.values():
-                found[key] = values
-    return found
+    page.table(["network", "sees", *(title for *_, title in columns)], rows)
 
 
 def _routing(page: Page, found: Mapping[str, Any]) -> None:
+    if "members" not in found:
+        return
     page.heading("Routing")
-    members, routing = found["members"], found["routing"]
-    page.say(
-        f"The router's distribution over {len(members)} specialised teachers, on {routing['instances']:,} instances of "
-        f"{found['split']}."
-    )
-    mean = dict(zip(members, routing["mean"], strict=True))
-    page.figure("Mean share", charts.bars("mean share", mean, "share"), ["teacher", "share"], list(mean.items()))
-    shares = [record["train/share"] for record in found["histories"].get("distill", []) if "train/share" in record]
-    if len(shares) > 1 and len(shares[0]) == len(members):
-        series = {name: [float(row[i]) for row in shares] for i, name in enumerate(members)}
-        rows = [[str(i), *map(float, row)] for i, row in enumerate(shares)]
-        page.figure(
-            "Share by epoch", charts.lines("share by epoch", series, "epoch", "share"), ["epoch", *members], rows
+    members, routing = found["members"], found.get("routing")
+    if routing:
+        page.say(
+            f"The router's distribution over {len(members)} specialised teachers, on {routing['instances']:,} "
+            f"instances of {found['split']}."
         )
-    names = found["classes"]
+    with page.side_by_side():
+        if routing:
+            mean = dict(zip(members, routing["mean"], strict=True))
+            page.figure(
+                "Mean share", charts.bars("mean share", mean, "share"), ["teacher", "share"], list(mean.items())
+            )
+        shares = [record["train/share"] for record in found["histories"].get("distill", []) if "train/share" in record]
+        if len(shares) > 1 and len(shares[0]) == len(members):
+            series = {name: [float(row[i]) for row in shares] for i, name in enumerate(members)}
+            rows = [[str(i), *map(float, row)] for i, row in enumerate(shares)]
+            chart = charts.lines("share by epoch", series, "epoch", "share")
+            page.figure("Share by epoch, in training", chart, ["epoch", *members], rows)
+        if routing:
+            _instances(page, found, routing)
+
+
+def _instances(page: Page, found: Mapping[str, Any], routing: Mapping[str, Any]) -> None:
+    members, names = found["members"], found["classes"]
     per_class = {names[int(c)]: values for c, values in routing["per_class"].items()}
     if len(per_class) <= MOST_CLASSES:
         svg = charts.stacked("share by class", per_class, members, "share")
@@ -117,7 +137,7 @@ def _routing(page: Page, found: Mapping[str, Any]) -> None:
 
 
 def _masks(page: Page, found: Mapping[str, Any]) -> None:
-    if not found["masks"]:
+    if not found.get("masks"):
         return
     page.heading("Masks")
     page.say("1 leaves a feature as it is, 0 takes it away; a mask that is the same for all instances only rescales.")
@@ -130,6 +150,8 @@ def _masks(page: Page, found: Mapping[str, Any]) -> None:
 
 
 def _agreement(page: Page, found: Mapping[str, Any]) -> None:
+    if "agreement" not in found:
+        return
     page.heading("Agreement")
     names, agreement = found["members"], found["agreement"]
     with_student = dict(zip(names, map(float, agreement["with_student"]), strict=True))
@@ -141,8 +163,11 @@ def _agreement(page: Page, found: Mapping[str, Any]) -> None:
     page.figure("Share of predictions that two teachers have in common", svg, ["teacher", *names], rows)
 
 
-def _attention(page: Page, found: Mapping[str, Any], galleries: Sequence[Gallery], split: str) -> None:
+def _attention(page: Page, all_found: Mapping[str, Any], galleries: Sequence[Gallery]) -> None:
+    if "attention" not in all_found:
+        return
     page.heading("Where the networks look")
+    found, split = all_found["attention"], all_found["split"]
     if "missing" in found:
         page.say(found["missing"])
         return
@@ -182,8 +207,9 @@ def _confusions(page: Page, found: Mapping[str, Any]) -> None:
         return
     page.heading("Confusions")
     page.say(f"Rows: the true class on {found['split']}; columns: the prediction; shares of the row.")
-    for network, matrix in found["confusion"].items():
-        shares = [[x / max(sum(row), 1) for x in row] for row in matrix]
-        svg = charts.heat(f"confusions of {network}", shares, names, "predicted", "true")
-        rows = [[name, *map(str, row)] for name, row in zip(names, matrix, strict=True)]
-        page.figure(network, svg, ["true", *names], rows)
+    with page.side_by_side():
+        for network, matrix in found["confusion"].items():
+            shares = [[x / max(sum(row), 1) for x in row] for row in matrix]
+            svg = charts.heat(f"confusions of {network}", shares, names, "predicted", "true")
+            rows = [[name, *map(str, row)] for name, row in zip(names, matrix, strict=True)]
+            page.figure(network, svg, ["true", *names], rows)

@@ -91,8 +91,8 @@ class Round:
         def mixture(batch: Batch) -> Tensor:
             logits = each(batch)
             at = logits.new_tensor(found)
-            judged = as_pairs(logits) if experiment.task.multilabel else logits
-            weights = log_weights(judged, at, settings.rule, settings.sharpness, seen(batch)).exp() / at
+            said = as_pairs(logits) if experiment.task.multilabel else logits
+            weights = log_weights(said, at, settings.rule, settings.sharpness, seen(batch)).exp() / at
             return torch.einsum("bm,bm...->b...", weights, logits).unsqueeze(1)
 
         cache = experiment.recipe.distill.cache

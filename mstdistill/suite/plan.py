@@ -32,7 +32,7 @@ class SuiteTask(Settings):
     targets: list[str] = Field(min_length=1, description="the modalities whose students are compared")
     overrides: list[str] = Field(default_factory=list, description="key=value, for this task only")
     name: str | None = Field(None, description="as the tables call it; none: as its recipe's task is called")
-    at: float | None = Field(None, description="its place on the suite's axis: figures over tasks become a curve")
+    at: float | None = Field(None, ge=0, description="its place on the suite's axis: figures over tasks become a curve")
     seeds: int | None = Field(None, ge=1, description="the first so many of the suite's seeds; none: all")
 
 
@@ -57,6 +57,7 @@ class Suite(Settings):
     metric: str = Field("accuracy", description="what tables compare")
     split: Literal["test", "validation"] = Field("test", description="whose figures; validation: to choose settings by")
     axis: str = Field("", description="what grows from task to task, where these have a place on it (at)")
+    first: list[str] = Field(default_factory=list, description="methods that its curves show first; none: all alike")
     reference: str | None = Field(None, description="the method that every other is compared with; none: the best one")
     retries: int = Field(2, ge=0, description="further attempts at a cell that fails")
 

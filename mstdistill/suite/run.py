@@ -40,7 +40,7 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
     run = folder / "cells" / cell.key / "run"
     keys = shareable(cell.recipe, code_version(), cell.data)
     started = time.monotonic()
-    recipe = cell.recipe.model_copy(update={"run": cell.recipe.run.model_copy(update={"trackers": []})})
+    recipe = cell.recipe.model_copy(update={"run": cell.recipe.run.model_copy(update={"trackers": [], "page": False})})
     with sharing(folder, run, keys) as shared:
         try:
             result = train(recipe, run, Screen(quiet=True), finished=shared.finished)
@@ -62,13 +62,15 @@ class Worker:
 
     Args:
         run: runs a cell; another one in tests.
+        finished: called after each cell that this worker has finished.
     """
 
     def __init__(
         self, grid: Grid, folder: Path, run: Callable[[Cell, Path], dict[str, Any]] = run_cell,
-        say: Callable[[str], None] = print, stale: float = 60.0,
+        say: Callable[[str], None] = print, stale: float = 60.0, finished: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.grid, self.folder, self.run, self.say, self.stale = grid, folder, run, say, stale
+        self.finished = finished
         self._said = ""
 
     def work(self) -> None:
@@ -103,6 +105,7 @@ class Worker:
                 return False
             if record is not None and claim.held():
                 write_text(self._record(cell), json.dumps({**self._about(cell), **record}, indent=1))
+                self.finished()
         finally:
             claim.release()
         return True
@@ -139,11 +142,15 @@ class Worker:
                 "code": code_version()}  # fmt: skip
 
 
-def run_suite(grid: Grid, folder: Path, workers: int, command: Sequence[str], screen: Screen) -> None:
+def run_suite(
+    grid: Grid, folder: Path, workers: int, command: Sequence[str], screen: Screen,
+    finished: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
     """Run what is missing, in this process or in several; a worker that dies is started again.
 
     Args:
         command: that starts a worker of this suite.
+        finished: called after each cell that this process has finished.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = [cell for cell in grid.cells if (folder / "cells" / cell.key / "cell.json").exists()]
@@ -151,7 +158,7 @@ def run_suite(grid: Grid, folder: Path, workers: int, command: Sequence[str], sc
         return
     if workers == 1:
         with screen.task(grid.suite.name, len(grid.cells), len(done)) as bar:
-            Worker(grid, folder, say=_marking(bar, grid, folder, screen)).work()
+            Worker(grid, folder, say=_marking(bar, grid, folder, screen), finished=finished).work()
             _advance(bar, grid, folder)
         return
     threads = str(max(1, (os.cpu_count() or 1) // workers))

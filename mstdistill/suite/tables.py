@@ -108,6 +108,19 @@ def _judge_column(found: Findings, column: Column, methods: Mapping[str, Mapping
         found.best[column] = top
 
 
+def along(found: Findings) -> dict[str, dict[str, list[tuple[float, float, float]]]]:
+    """Target -> method -> (place, mean, half of its 95 % interval), over tasks that have a place on the suite's axis.
+    One with a single place has no curve."""
+    places = {(task.name or task.recipe, target): task.at for task in found.grid.suite.tasks for target in task.targets}
+    curves: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    for (task, target), spreads in found.spreads.items():
+        place = places.get((task, target))
+        for name, s in spreads.items() if place is not None else ():
+            half = 0.0 if math.isnan(s.half) else s.half
+            curves.setdefault(target, {}).setdefault(name, []).append((float(place or 0), s.mean, half))
+    return {target: methods for target, methods in curves.items() if any(len(c) > 1 for c in methods.values())}
+
+
 def save(found: Findings, folder: Path) -> list[Path]:
     """Write table.md, table.csv, table.tex and table.json."""
     rows = [["task", "target", "method", "seed", found.grid.suite.metric]]
@@ -142,14 +155,15 @@ def _json(found: Findings) -> str:
     }, indent=1)  # fmt: skip
 
 
-def _percent(metric: str) -> float:
+def percent(metric: str) -> float:
+    """What a figure is multiplied by to be shown: shares are shown in %."""
     return 1.0 if metric in ("loss", "kappa") else 100.0
 
 
 def _shown(s: Spread | None, metric: str, plus_minus: str = "±") -> str:
     if s is None:
         return "–"
-    times = _percent(metric)
+    times = percent(metric)
     text = f"{times * s.mean:.{1 if times > 1 else 3}f}"
     return text if math.isnan(s.deviation) else f"{text} {plus_minus} {times * s.deviation:.{1 if times > 1 else 3}f}"
 
@@ -157,7 +171,7 @@ def _shown(s: Spread | None, metric: str, plus_minus: str = "±") -> str:
 def _gap(c: Comparison | None, metric: str) -> str:
     if c is None:
         return ""
-    times = _percent(metric)
+    times = percent(metric)
     if math.isnan(c.p):
         return f"{-times * c.difference:+.1f}"
     return (f"{-times * c.difference:+.1f} [{-times * c.high:+.1f}, {-times * c.low:+.1f}], p = "
@@ -182,7 +196,7 @@ def markdown(found: Findings) -> str:
     """Everything, for people."""
     suite, metric = found.grid.suite, found.grid.suite.metric
     header, rows, bold = figures_grid(found)
-    unit = " in %" if _percent(metric) > 1 else ""
+    unit = " in %" if percent(metric) > 1 else ""
     seeds = ", ".join(map(str, suite.seeds))
     parts = [
         f"# {plain(suite.name)}",
@@ -228,7 +242,7 @@ def shown(found: Findings) -> Any:
 
     header, rows, bold = figures_grid(found)
     suite = found.grid.suite
-    unit = " in %" if _percent(suite.metric) > 1 else ""
+    unit = " in %" if percent(suite.metric) > 1 else ""
     table = Table(title=f"{suite.name}: {suite.split} {suite.metric}{unit}", title_justify="left")
     for number, name in enumerate(header):
         table.add_column(name, justify="right" if number else "left")

@@ -12,7 +12,8 @@ from tests import ready
 from tests.faults.nodes import two_nodes, why_not
 
 RUN = ["train", "av-digits", "cotrain.epochs=1", "specialise.epochs=1", "distill.epochs=30",
-       "alone.enabled=false", "run.trackers=[]", "data.limit=120", "batch_size=8", "run.checkpoint_steps=2",
+       "alone.enabled=false", "run.trackers=[]", "run.page=false", "data.limit=120",
+       "batch_size=8", "run.checkpoint_steps=2",
        "run.checkpoint_seconds=0"]  # fmt: skip
 
 

@@ -29,7 +29,8 @@ from .nodes import Pair, two_nodes, why_not
 ROOT = Path(__file__).parents[2]
 NODE_RUN = [
     "train", "av-digits", "cotrain.epochs=1", "specialise.epochs=1", "distill.epochs=60", "alone.enabled=false",
-    "run.trackers=[]", "data.limit=120", "batch_size=8", "run.checkpoint_steps=2", "run.checkpoint_seconds=0",
+    "run.trackers=[]", "run.page=false", "data.limit=120",
+    "batch_size=8", "run.checkpoint_steps=2", "run.checkpoint_seconds=0",
     "run.timeout_seconds=15",
 ]  # fmt: skip
 Row = dict[str, Any]

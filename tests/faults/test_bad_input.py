@@ -23,6 +23,7 @@ from tests.ready import Program, run
 CLI = "mstdistill.cli"
 
 FAST = ["cotrain.epochs=1", "specialise.epochs=1", "distill.epochs=2", "batch_size=16", "run.trackers=[]",
+        "run.page=false",
         "run.checkpoint_seconds=0", "alone.epochs=1"]  # fmt: skip
 
 

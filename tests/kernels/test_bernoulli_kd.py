@@ -216,6 +216,24 @@ def test_layouts_and_half_precision_gradients(form: str, monkeypatch: pytest.Mon
     assert half.grad.abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_teachers_may_be_missing(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot of nobody has no part; an instance with nobody has the task's loss alone."""
+    take(form, monkeypatch)
+    student, teachers = draw(3, 5), draw(3, 4, 5)
+    label = torch.ones(3, 5, dtype=torch.int64, device=DEVICE)
+    indices = torch.tensor([[0, 2], [1, -1], [-1, -1]], device=DEVICE)
+    found = bernoulli_distillation(student, teachers, indices, label=label, gaps=True)
+    pairs = [bernoulli_kd_rows(student[b : b + 1], teachers[b : b + 1, m]) for b, m in ((0, 0), (0, 2), (1, 1))]
+    wanted = torch.stack([(pairs[0] + pairs[1])[0] / 2, pairs[2][0], torch.zeros_like(pairs[0][0])])
+    assert torch.allclose(found.kd, wanted)
+    assert torch.allclose(found.loss, wanted + found.task)
+    weights = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]], dtype=torch.float64, device=DEVICE)
+    mixed = bernoulli_distillation(student, teachers, weights=weights, mixture=True, gaps=True)
+    assert mixed.kd[2] == mixed.loss[2] == 0
+    assert torch.allclose(mixed.kd[1], bernoulli_kd_rows(student[1:2], teachers[1:2, 3])[0])
+
+
 @settings(max_examples=20, deadline=None)
 @given(form=st.sampled_from(["reference", *FORMS]),
        shape=st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 9)), seed=st.integers(0, 10**6),

@@ -105,7 +105,7 @@ def check(
         if not parts:
             raise DataError("check: no data set was given")
         allowed = missing == "allow"
-        sources = [DatasetSplit(part, label, names=names, name=str(name), several=multilabel, missing=allowed)
+        sources = [DatasetSplit(part, label, names=names, name=str(name), missing=allowed, several=multilabel)
                    for name, part in parts.items()]  # fmt: skip
         called = "data set"
     return _Looking(sources, called).over(rows)

@@ -1,0 +1,1 @@
+"""The student in other runtimes' files: made, quantised, run beside the student, and judged."""

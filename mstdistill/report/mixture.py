@@ -1,0 +1,100 @@
+"""How a run's router and specialised teachers behave on a split's first instances: shares, agreement, masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..experiment import Experiment
+from ..routing import DenseRouter, Router
+from ..teachers.ensemble import Ensemble
+from ..teachers.tap import call, hooked
+from ..weights import part
+
+# Instances that are looked at.
+LOOKED_AT = 2000
+
+
+@torch.no_grad()
+def routed(experiment: Experiment, student: nn.Module, members: int, split: str) -> dict[str, Any]:
+    """The router's shares, in all, by class, and how even they are; asks the student alone."""
+    state = experiment.result("distill").state  # type: ignore[union-attr]
+    router = (DenseRouter if experiment.dense else Router)(experiment.task.num_classes, members)
+    router.load_state_dict(part(state, "router"))
+    device, view = experiment.accelerator.device, (experiment.target,)
+    router.to(device).eval()
+    student.eval()
+    probabilities, labels = [], []
+    for batch in experiment.loader(split, view).rows(0, min(LOOKED_AT, len(experiment.splits[split]))):
+        batch = batch.to(device)
+        logits = call(student, batch.inputs, view)
+        probabilities.append(router(logits.to(next(router.parameters()).dtype)).softmax(dim=1).cpu())
+        labels.append(batch.label.cpu() if batch.label.dim() < 3 else batch.label.flatten(1).mode(dim=1).values.cpu())
+    p, label = torch.cat(probabilities), torch.cat(labels)
+    entropy = -(p * p.clamp(min=1e-12).log()).sum(dim=1) / math.log(max(p.shape[1], 2))
+    per_class = {
+        str(c): p[has].mean(dim=0).tolist()
+        for c in range(experiment.task.num_classes)
+        if bool((has := label[:, c] == 1 if label.dim() == 2 else label == c).any())
+    }
+    return {"mean": p.mean(dim=0).tolist(), "per_class": per_class,
+            "entropy": torch.histc(entropy.float(), 20, 0.0, 1.0).tolist(), "instances": len(p)}  # fmt: skip
+
+
+@torch.no_grad()
+def taught(experiment: Experiment, student: nn.Module, ensemble: Ensemble, split: str) -> dict[str, Any]:
+    """Masks, and agreement of the specialised teachers with the student and with one another."""
+    student.eval()
+    views = sorted({experiment.target, *ensemble.modalities})
+    same, teachers_same = [], []
+    spread: dict[str, list[Tensor]] = {}
+    for batch in experiment.loader(split, views).rows(0, min(LOOKED_AT, len(experiment.splits[split]))):
+        batch = batch.to(experiment.accelerator.device)
+        said, theirs = call(student, batch.inputs, (experiment.target,)), ensemble(batch.inputs)
+        several = experiment.task.multilabel  # of each class yes or no
+        said, theirs = (said > 0, theirs > 0) if several else (said.argmax(dim=1), theirs.argmax(dim=2))
+        alike = (theirs == said.unsqueeze(1)).float()
+        same.append((alike.flatten(2).mean(dim=2) if alike.dim() > 2 else alike).cpu())
+        teachers_same.append(_pairs(theirs.cpu()))
+        _mask_values(ensemble, batch.inputs, spread)
+    return {
+        "agreement": {"with_student": torch.cat(same).mean(dim=0).tolist(),
+                      "between": torch.stack(teachers_same).mean(dim=0).tolist()},
+        "masks": {name: _describe(torch.cat(values)) for name, values in spread.items()},
+    }  # fmt: skip
+
+
+def _pairs(taught: Tensor) -> Tensor:
+    """[M, M] share of predictions that two specialised teachers have in common, of classes [B, M, ...]."""
+    flat = taught.transpose(0, 1).flatten(1)
+    return (flat.unsqueeze(0) == flat.unsqueeze(1)).float().mean(dim=2)
+
+
+def _mask_values(ensemble: Ensemble, inputs: Mapping[str, Tensor], spread: dict[str, list[Tensor]]) -> None:
+    """Masks [B, d] that each specialised teacher's feature gets."""
+    for member in ensemble.members:
+        if member.mask is None or member.tap is None:
+            continue
+        teacher, module = ensemble.teachers[member.teacher], ensemble.masks[member.mask]
+
+        def note(feature: Tensor, name: str = member.name, module: Any = module) -> Tensor:
+            spread.setdefault(name, []).append(module.mask(feature).float().cpu())
+            return feature
+
+        with hooked(teacher.module, {member.tap: note}, member.name):
+            teacher.logits(inputs)
+
+
+def _describe(values: Tensor) -> dict[str, Any]:
+    """How a mask's values lie, and how much they differ from instance to instance."""
+    some = values.flatten()[:: values.numel() // 2**23 + 1]  # more than quantiles take, or are worth
+    return {
+        "mean": float(values.mean()), "low": float(some.quantile(0.05)),
+        "high": float(some.quantile(0.95)),
+        "between_features": float(values.mean(dim=0).std()) if values.shape[1] > 1 else 0.0,
+        "between_instances": float(values.std(dim=0).mean()) if len(values) > 1 else 0.0,
+    }  # fmt: skip
