@@ -10,29 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
-from pydantic import SerializerFunctionWrapHandler as Inner
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from .augment_settings import AugmentSettings
 from .errors import ConfigError, nearest
 from .presets import PRESETS as PRESETS
 from .recipe_files import content_of
 from .recipe_files import recipe_names as recipe_names
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-    # keys that came later: a run is bound to its settings, and one begun without these goes on
-    later: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, inner: Inner) -> dict[str, Any]:
-        content: dict[str, Any] = inner(self)
-        for name in self.later:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                content.pop(name, None)
-        return content
+from .strict import Settings as Settings
 
 
 class DataSettings(Settings):
@@ -387,7 +372,8 @@ class RunSettings(Settings):
 class Recipe(Settings):
     """A whole experiment."""
 
-    later: ClassVar[tuple[str, ...]] = ("rounds", "task_loss")
+    later: ClassVar[tuple[str, ...]] = ("augment", "rounds", "task_loss")
+
     task: str = Field(description="whose data (see: mstdistill tasks); own: a user's own")
     target: str = Field(description="the modality that the student sees")
     method: str = Field("mst", description="mst: the three stages; or one of the comparison (docs/baselines.md)")
@@ -402,6 +388,7 @@ class Recipe(Settings):
         "instances", description="batches: the mean of the batch means, as the released code selects (quirk 7)"
     )
     data: DataSettings = DataSettings()
+    augment: AugmentSettings = AugmentSettings()
     models: dict[str, Pairing] = Field(default_factory=dict, description="target -> the networks that train for it")
     task_loss: TaskLossSettings = TaskLossSettings()
     mask: MaskSettings = MaskSettings()

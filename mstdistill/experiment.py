@@ -15,12 +15,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import ranks, trial
+from .augmenting import plan_augmentation, teaching
 from .binding import bind
 from .calibration import temperatures
 from .config import OptimSettings, Recipe
+from .data.augment.plan import Augmentation
 from .data.feeding.batch import Batch
 from .data.feeding.loader import Loader
+from .data.feeding.pairs import Pairs
 from .data.feeding.resident import ResidentSplit, resident_bytes
+from .data.feeding.varying import Varying
 from .data.labelled import labels_of, partly_labelled
 from .data.split import Split
 from .data.task import Task
@@ -98,6 +102,7 @@ class Experiment:
             self._place()
             self.dense = self._dry_run()
             self.objective = self._objective()
+            self.augmentation = self._plan_augmentation()
             self.mask_plans = self._plan_masks()
             self._try()
             self.fingerprint = self._bind()
@@ -256,6 +261,18 @@ class Experiment:
                         "parameters); it is used as it is, as with frozen=True")  # fmt: skip
         self.teachers[self.teachers.index(teacher)] = replace(teacher, frozen=True)
 
+    def _plan_augmentation(self) -> Augmentation | None:
+        """See `augmenting`."""
+        views = sorted({view for one in self._networks() for view in one.view})
+        seeing = [teacher.name for teacher in self.teachers if self.target in teacher.modalities]
+        return plan_augmentation(
+            self.recipe, self.task, seeing, lambda: self._first(views, 2).inputs, self.dense, self.screen.say
+        )
+
+    def teaching(self, modalities: Sequence[str]) -> str:
+        """How `augment.teachers` shows training instances to frozen networks that see these modalities."""
+        return teaching(self.recipe) if self.target in modalities else "clean"
+
     def _plan_masks(self) -> list[list[MaskPlan]]:
         """A mask for each tap of each teacher, from the shapes that a dry run finds."""
         settings = self.recipe.mask
@@ -298,14 +315,32 @@ class Experiment:
 
     def loader(
         self, split: str, modalities: Sequence[str], settings: OptimSettings | None = None, shuffle: bool = False,
-        labelled: bool = False,
+        labelled: bool = False, varied: Sequence[str] | None = None,
     ) -> Loader:  # fmt: skip
         """Batches of a split; for training, with the stage's batch size, accumulation and this run's order, from the
-        GPU's memory where the split fits into `run.resident_gb`; of labelled instances alone, or of all."""
-        share = 1.0 if labelled else self.recipe.data.labelled_share
+        GPU's memory where the split fits into `run.resident_gb`; of labelled instances alone, or of all; augmented, in
+        the views `varied` alone, for a stage that asks frozen networks."""
+        recipe, share = self.recipe, 1.0 if labelled else self.recipe.data.labelled_share
         if settings is not None:
-            return self._loader(self._near(split, modalities), split, modalities, settings, shuffle, share)
+            found = self._loader(self._near(split, modalities), split, modalities, settings, shuffle, share)
+            found.vary = self.varying(varied)
+            alpha = recipe.augment.mixup
+            found.pairs = None if alpha is None else Pairs(alpha, named_seed(recipe.seed, "augment"))
+            return found
         return self._loader(self.splits[split], split, modalities, settings, shuffle, share)
+
+    def varying(self, views: Sequence[str] | None) -> Varying | None:
+        """What changes training batches; see `loader`."""
+        if self.augmentation is None:
+            return None
+        settings = self.recipe.augment
+        repeated = settings.views if views and settings.teachers == "views" else None
+        return Varying(self.augmentation, views, repeated, self.task.multilabel)
+
+    @property
+    def changes(self) -> tuple[object, ...]:
+        """What decides how an instance is changed, for fingerprints."""
+        return self.recipe.seed, self.recipe.augment.model_dump_json()
 
     def _near(self, split: str, modalities: Sequence[str]) -> Split:
         """The split on the device that trains, if that is a GPU, the data stay the same and there is room."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import ranks
 from .data.feeding.batch import Batch
+from .data.feeding.said import mixed
 from .data.source import UNLABELLED
 from .kernels import Routing, balance_from_sums, kd_rows
 
@@ -38,7 +41,11 @@ def task_scale(batch: Batch, dtype: torch.dtype, dense: bool, ignore_index: int 
         return batch.task_scale(dtype)
     ignore = ignored(ignore_index)
     weight = batch.weight.view(-1, *(1,) * (batch.label.dim() - 1))
-    counted = ranks.total(((batch.label != ignore) * weight).sum()).clamp(min=1.0)
+    known = (batch.label != ignore) * weight
+    if batch.partner is not None:  # of several classes at once each of the two has known ones of its own
+        own = batch.partner.own.to(known.dtype).view(weight.shape)
+        known = known * own + (batch.partner.label != ignore) * weight * (1 - own)
+    counted = ranks.total(known.sum()).clamp(min=1.0)
     return batch.weight.to(dtype) / counted * (ranks.world_size() * batch.share)
 
 
@@ -54,8 +61,35 @@ def task(logits: Tensor, batch: Batch, ignore_index: int | None = None, seen: Te
     logits = logits.float() if logits.dtype != torch.float64 else logits
     losses = F.cross_entropy(logits, batch.label, ignore_index=ignore, reduction="none")
     losses = losses.flatten(1).sum(dim=1) if losses.dim() > 1 else losses
+    losses = mixed_rows(losses, lambda label: task_rows(logits, label, ignore_index), batch)
     scaled = losses * task_scale(batch, losses.dtype, logits.dim() > 2, ignore_index)
     return (scaled if seen is None else scaled * seen).sum()
+
+
+def mixed_rows(own: Tensor, of: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    """[B] what instances lose that are mixed as their labels are.
+
+    Args:
+        own: [B] with the batch's own labels.
+        of: from labels to the same with these.
+    """
+    if batch.partner is None:
+        return own
+    share = batch.partner.own.to(own.dtype)
+    return own * share + of(batch.partner.label) * (1 - share)
+
+
+def mixed_logits(own: Tensor, other: Tensor, batch: Batch, temperature: float, several: bool = False) -> Tensor:
+    """[B, M, C, ...] what frozen networks say of mixed instances, where they were asked about each instance alone:
+    their softened distributions are mixed, as labels are.
+
+    Args:
+        own, other: logits [B, M, C, ...] of the batch's instances and of their partners.
+        several: each class is a yes or no of its own.
+    """
+    assert batch.partner is not None
+    share = batch.partner.own.to(own.dtype).view(-1, *(1,) * (own.dim() - 1))
+    return mixed(own / temperature, other / temperature, share, 2, several) * temperature
 
 
 def task_rows(logits: Tensor, label: Tensor, ignore_index: int | None = None) -> Tensor:

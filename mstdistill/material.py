@@ -16,7 +16,7 @@ from .backbones.catalogue import build
 from .config import ModelSettings, Recipe, TeacherSettings
 from .data.decode.processors import Port, Processing
 from .data.given_logits import GivenLogits, WithLogits, view_of
-from .data.prepared.views import View, make_view, open_views
+from .data.prepared.views import View, form_of, make_view, open_views
 from .data.sources.own import TASK as OWN
 from .data.sources.own import OwnData, open_own
 from .data.sources.published import open_splits
@@ -69,7 +69,8 @@ class Material:
         self._splits: dict[str, Split] | None = None
         if self.data is not None:
             shapes = {view.name: view.column.shape for sight in self._sights() for view in sight.views}
-            self.task = replace(self.task, modalities={**self.task.modalities, **shapes})
+            forms = {view.name: form_of(view) for sight in self._sights() for view in sight.views}
+            self.task = replace(self.task, modalities={**self.task.modalities, **shapes}, forms=forms)
 
     @property
     def target(self) -> str:

@@ -24,6 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import benchmark_augmentation
+
 BATCH, INSTANCES, EPOCHS, FACTOR = 64, 2000, (10, 2, 20), 16
 
 
@@ -66,25 +68,33 @@ def released(target: str, repeats: int) -> dict[str, float]:
     return {**found, "peak_gb": peak_gb()}
 
 
+def random_data(folder: Path, instances: int) -> Path:
+    """A prepared folder of AV-MNIST's shapes."""
+    import numpy as np
+
+    from mstdistill.data.prepared import store
+
+    generator = np.random.default_rng(0)
+    columns: dict[str, np.ndarray] = {
+        "image": generator.random((instances, 1, 28, 28), dtype=np.float32),
+        "audio": generator.random((instances, 1, 112, 112), dtype=np.float32).astype(np.float16),
+        "label": generator.integers(0, 10, instances),
+    }
+    store.write(folder / "data", {"all": columns}, {"task": "av-mnist", "order": "random"})
+    return folder / "data"
+
+
 def ours(target: str, epochs: tuple[int, int, int], instances: int) -> dict[str, Any]:
     """A whole run of this project on random data of AV-MNIST's shapes, its steps and its peak memory."""
     import numpy as np
 
     from mstdistill.config import load
-    from mstdistill.data.prepared import store
     from mstdistill.engine.progress import Screen
     from mstdistill.pipeline import train
 
     with tempfile.TemporaryDirectory() as scratch:
-        generator = np.random.default_rng(0)
-        columns: dict[str, np.ndarray] = {
-            "image": generator.random((instances, 1, 28, 28), dtype=np.float32),
-            "audio": generator.random((instances, 1, 112, 112), dtype=np.float32).astype(np.float16),
-            "label": generator.integers(0, 10, instances),
-        }
-        store.write(Path(scratch) / "data", {"all": columns}, {"task": "av-mnist", "order": "random"})
-        del columns
-        base = [f"target={target}", f"data.dir={scratch}/data", f"batch_size={BATCH}", "run.trackers=[]",
+        data = random_data(Path(scratch), instances)
+        base = [f"target={target}", f"data.dir={data}", f"batch_size={BATCH}", "run.trackers=[]",
                 f"mask.hidden_dim_factor={FACTOR}", "alone.enabled=false", f"cotrain.epochs={epochs[0]}",
                 f"specialise.epochs={epochs[1]}", f"distill.epochs={epochs[2]}"]  # fmt: skip
         times: dict[str, list[float]] = {}
@@ -261,6 +271,7 @@ def markdown(found: dict[str, Any]) -> str:
     row("**ratio**", lambda f: f"**{f['memory_ratio']:.1f}x**")
     row("av-digits, whole default run", lambda f: f"{f['av_digits_seconds']:.0f} s")
     extra = found["import_both"] - found["import_torch"]
+    rows += ["", benchmark_augmentation.markdown(found["augmentation"])]
     return "\n".join(rows) + f"\n\n`import mstdistill` takes {extra:.2f} s beyond `import torch`."
 
 
@@ -283,6 +294,7 @@ def main() -> None:
     for target in ("image", "audio"):
         found[target] = compare(target, repeats, epochs, instances)
         found[target]["av_digits_seconds"] = av_digits(target)
+    found["augmentation"] = benchmark_augmentation.every()
     table = markdown(found)
     print(table)
     if arguments.out:

@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 from mstdistill import MstdistillError, Student, Teacher
 from mstdistill.backbones.pretrained import build_pretrained
 from mstdistill.cli import app
-from mstdistill.config import ModelSettings, parse
+from mstdistill.config import ModelSettings, load, parse
 from mstdistill.data.decode.processors import Port, Processing
 from mstdistill.engine.seeding import initialising
 from mstdistill.errors import ConfigError
 from mstdistill.material import Material, processing_of
+from mstdistill.pipeline import train
 from mstdistill.teachers.ensemble import Ensemble
 from mstdistill.teachers.mask import plan_mask
 from mstdistill.teachers.tap import call, discover, hooked
@@ -167,6 +168,32 @@ def test_a_text_student_of_packed_tokens(hub: Path, tmp_path: Path) -> None:
     models["text"]["teachers"][0]["frozen"] = True
     with pytest.raises(ConfigError, match="knows 5 classes and the task has 3"):
         Material(parse(content)).networks(_silent())
+
+
+@pytest.mark.parametrize(("name", "data", "changes"), [
+    ("image-text", "captioned", {"image": [{"crop": 3}, {"flip": 0.5}], "text": [{"word_dropout": 0.3}]}),
+    ("image-audio", "heard", {"image": [{"erase": 0.5}], "audio": [{"mask_time": 8}, {"noise": 0.1}]}),
+])  # fmt: skip
+def test_own_data_are_augmented_as_what_they_are(
+    name: str, data: str, changes: dict[str, Any], hub: Path, tmp_path: Path
+) -> None:
+    run = {"trackers": [], "stop_after": "cotrain"}
+    recipe = documented(name, hub, hub / data, tmp_path, augment={"modalities": changes}, run=run)
+    assert "augmentation: " in command("train", recipe, "--out", tmp_path / "run")
+    words = ["image", "text"] if name == "image-text" else ["image", "audio"]
+    for modality, other in (words, words[::-1]):
+        swapped = {modality: [one for one in changes[other] if "noise" not in one]}
+        wrong = documented(name, hub, hub / data, tmp_path / "wrong", augment={"modalities": swapped}, run=run)
+        with pytest.raises(ConfigError, match=rf"is for {other}, and {modality} is {modality}; what fits it"):
+            train(load(str(wrong)), tmp_path / "refused", _silent())
+
+
+def test_where_time_lies_in_sounds_is_found(hub: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(documented("image-audio", hub, hub / "heard", tmp_path).read_text())
+    material = Material(parse(content))
+    times = {view.port.shape: material.task.forms[view.name].time
+             for sight in material.teachers for view in sight.views}  # fmt: skip
+    assert times == {(64, 32): -2, (1, 101, 16): -2}  # AST and CLAP put the bins last
 
 
 def _silent() -> Any:

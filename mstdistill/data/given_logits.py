@@ -37,6 +37,11 @@ def view_of(teacher: str) -> str:
     return f"logits of {teacher}"
 
 
+def are_logits(view: str) -> bool:
+    """Whether a tensor of an instance is a teacher's logits."""
+    return view.startswith(view_of(""))
+
+
 class GivenLogits:
     """A file of logits.
 

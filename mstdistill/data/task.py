@@ -12,6 +12,21 @@ SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
+class Form:
+    """How a modality lies in its tensor, where that is known.
+
+    Attributes:
+        kind: "image", "audio", "text", "array"; empty: not known.
+        time: the axis of time, from the end.
+        rows: what the rows of a processor's packed tensor are (see `Port`); empty: it isn't packed.
+    """
+
+    kind: str = ""
+    time: int = -1
+    rows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Task:
     """What a data set asks for.
 
@@ -28,6 +43,7 @@ class Task:
         multilabel: whether an instance may have several classes at once: labels are 0, 1 or -1 (not known) a class.
         embedded: needs no files: prepared by itself on first use.
         version: changes when `prepare` makes other data from the same settings.
+        forms: how modalities, or views of them, lie in their tensors, where that is known.
     """
 
     name: str
@@ -41,6 +57,7 @@ class Task:
     version: int = 1
     options: Mapping[str, Option] = field(default_factory=dict)
     multilabel: bool = False
+    forms: Mapping[str, Form] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.prepare is not None:

@@ -170,7 +170,8 @@ class _Fitting:
         recorded = self._can_record()
         if self.run.cuda_graph and getattr(stage, "recordable", None) is not None and not recorded:
             trainer.screen.say(f"{stage.name}: steps are not recorded: that takes one GPU, adam or adamw, no "
-                               "accumulation, precision no or bf16, and teacher logits held on the GPU")  # fmt: skip
+                               "accumulation, precision no or bf16, no mixup, and teacher logits of the data as they "
+                               "are held on the GPU")  # fmt: skip
         self.joined = join(self.accelerator, stage.module, settings, recorded, loader.batch_size)
         self.module = self.joined.module
         self.position = self._resume()
@@ -222,6 +223,7 @@ class _Fitting:
             and self.trainer.recorder is not None
             and getattr(self.stage, "recordable", False)
             and self.loader.accumulate == 1
+            and self.loader.pairs is None
             and ranks.world_size() == 1
             and self.settings.optimizer != "sgd"
             and getattr(self.accelerator, "scaler", None) is None
@@ -234,17 +236,21 @@ class _Fitting:
         self.joined.step()
         return {name: value.detach().to(torch.float64) for name, value in losses.items()}
 
+    def _at_hand(self, batch: Batch) -> Batch:
+        """A batch on the device, as the stage learns from it."""
+        return self.loader.varied(batch.to(self.accelerator.device), self.position.epoch)
+
     def _step(self, micros: Iterator[Batch], number: int) -> dict[str, Tensor]:
         """One optimiser step over its micro-batches; returns this rank's part of the step's losses."""
         if self.graph is not None:
-            batch = next(micros).to(self.accelerator.device)
+            batch = self._at_hand(next(micros))
             parts = self.graph(batch, self.stage.fixed(self.position.epoch))  # type: ignore[attr-defined]
             self._check_finite(parts, number, stepped=True)
             self._add_up(parts, batch.normaliser)
             return parts
         joined, parts = self.joined, {}
         for batch in micros:
-            batch = batch.to(self.accelerator.device)
+            batch = self._at_hand(batch)
             self.rows.look(batch.instances)
             with joined.around(batch.closes_step):
                 losses = self.stage.losses(self.module, batch, self.position.epoch)

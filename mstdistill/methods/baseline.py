@@ -63,6 +63,7 @@ class Baseline:
         not_dense: why it can't run dense tasks; empty: it can.
         one_class: why it can't run tasks of several classes at once; empty: it can.
         needs_labels: why it needs a label of every instance; empty: it doesn't.
+        not_mixed: why it can't learn from mixed instances, where its loss doesn't look at features; empty: it can.
         needs_all_seen: why its teacher must see every instance; empty: it needn't, and others add nothing to its loss.
         reads_logits: whether it looks at the teachers' logits.
         teacher_learns: whether the teacher trains with the student in its last stage.
@@ -83,6 +84,7 @@ class Baseline:
     not_dense: ClassVar[str] = ""
     one_class: ClassVar[str] = ""
     needs_labels: ClassVar[str] = ""
+    not_mixed: ClassVar[str] = ""
     needs_all_seen: ClassVar[str] = ""
     reads_logits: ClassVar[bool] = True
     teacher_learns: ClassVar[bool] = False
@@ -110,6 +112,10 @@ class Baseline:
         self.teacher_features: list[Feature] = []
         self.modules: nn.Module | None = None
         self.build()
+        looks = self.student_features or self.teacher_features
+        why = self.not_mixed or ("it learns from features, which aren't mixed as labels are" if looks else "")
+        if why and experiment.recipe.augment.mixup is not None:
+            raise ConfigError(f"method {self.name} can't learn by augment.mixup: {why}")
 
     def build(self) -> None:
         """Choose features and make modules."""

@@ -93,8 +93,8 @@ def run(experiment: Experiment, method: Baseline) -> list[dict[str, Any]]:
         if stage.knowledge is not None:
             experiment.screen.say(f"teacher knowledge {stage.knowledge.about}")
             facts["teacher_knowledge"] = stage.knowledge.about
-        nobody = method.taught_by == "nobody"
-        loader = experiment.loader("train", stage.modalities, settings, shuffle=True, labelled=nobody)
+        nobody, varied = method.taught_by == "nobody", None if method.teacher_learns else (experiment.target,)
+        loader = experiment.loader("train", stage.modalities, settings, shuffle=True, labelled=nobody, varied=varied)
         found = experiment.train(stage, loader, settings, facts)
     load_state(experiment.student, part(found.state, "student"))
     if method.teacher_learns:

@@ -52,6 +52,7 @@ class Dkd(Baseline):
 
     name = "dkd"
     one_class = "it looks for the one true class of an instance"
+    not_mixed = "it takes an instance's one class apart from the others"
     options: Options
 
     def distillation(self, seen: Seen) -> Tensor:

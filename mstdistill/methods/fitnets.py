@@ -77,6 +77,7 @@ class FitNets(Baseline):
         hint_lr: float | None = Field(None, gt=0, description="of the hint stage; none: distill.lr")
 
     name = "fitnets"
+    not_mixed = "it learns from features, which aren't mixed as labels are"
     needs_all_seen = "its hints are the teacher's features of each of them"
     options: Options
 

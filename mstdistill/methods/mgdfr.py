@@ -65,6 +65,7 @@ class Mgdfr(Baseline):
         joint_optimizer: Literal["adam", "adamw", "sgd"] | None = Field(None, description="none: distill.optimizer")
 
     name = "mgdfr"
+    not_mixed = "it changes features of its teacher by the batch"
     needs_all_seen = "teacher and student agree on each of them"
     trains_teacher = True
     options: Options

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..config import OptimSettings
+from ..data.augment.plan import Augmentation
 from ..data.feeding.batch import Batch
 from ..data.feeding.loader import Loader
 from ..engine.fully_sharded import blocks_of
@@ -278,6 +279,11 @@ def _all_of_them(self: Ensemble, inputs: Mapping[str, Tensor], which: Tensor) ->
     return self({name: x.clone() for name, x in inputs.items()})[:, : which.shape[1]]
 
 
+def _unchanged(self: Augmentation, inputs: Mapping[str, Tensor], *_: object) -> dict[str, Tensor]:
+    """In the place of `Augmentation.__call__`, whose own cost isn't planned."""
+    return dict(inputs)
+
+
 def _no_salience(experiment: Experiment, teacher: Teacher, place: Feature, repeats: int = 10, *_: object) -> Tensor:
     """In the place of `salience.run`, which trains nothing and goes over the whole split: any channels will do."""
     batch = experiment.loader("train", teacher.modalities).first(2)
@@ -322,6 +328,7 @@ def _run(subject: Subject, on_cpu: bool, fake: bool) -> list[StageProfile]:
         if not on_cpu:
             stack.enter_context(_replaced(kernels_mask, _ScalarAttention=FusedAttention))
         stack.enter_context(_replaced(tables_module, build_cache=build, fingerprint=lambda *_: ""))
+        stack.enter_context(_replaced(Augmentation, __call__=_unchanged))
         stack.enter_context(_replaced(Ensemble, chosen=_all_of_them))
         stack.enter_context(_replaced(salience, run=_no_salience))
         outcome = find_method(subject.recipe.method)(experiment)

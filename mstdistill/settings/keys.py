@@ -79,10 +79,12 @@ def part_of(field: FieldInfo) -> type[Settings] | None:
 
 def entries_of(field: FieldInfo) -> tuple[str, type[Settings]] | None:
     """Of a field that holds many groups of settings: what its key goes on with, and their class."""
-    origin, inner = get_origin(field.annotation), get_args(field.annotation)
+    origin, inner, ends = get_origin(field.annotation), get_args(field.annotation), ""
+    if origin is dict and get_origin(inner[-1]) is list:
+        inner, ends = get_args(inner[-1]), ENTRY
     if not inner or not isinstance(inner[-1], type) or not issubclass(inner[-1], Settings):
         return None
-    return (ENTRY if origin is list else f".{ANY}"), inner[-1]
+    return (ENTRY if origin is list else f".{ANY}{ends}"), inner[-1]
 
 
 def names_of(name: str, takes: Any) -> tuple[str, ...]:

@@ -17,10 +17,10 @@ from .keys import Setting, settings
 
 _PAGE = """# Every setting
 
-Written by `mstdistill settings --markdown` from the descriptions in `mstdistill/config.py` and
-`mstdistill/suite/plan.py`. In a terminal `mstdistill settings WORD` finds those with WORD in their key or description;
-`mstdistill new NAME --task TASK` writes a recipe with all of them; editors that know JSON schemas check and complete
-recipes by `mstdistill/recipes/schema.json`.
+Written by `mstdistill settings --markdown` from the descriptions in `mstdistill/config.py`,
+`mstdistill/augment_settings.py` and `mstdistill/suite/plan.py`. In a terminal `mstdistill settings WORD` finds those
+with WORD in their key or description; `mstdistill new NAME --task TASK` writes a recipe with all of them; editors that
+know JSON schemas check and complete recipes by `mstdistill/recipes/schema.json`.
 
 A key is typed as it stands (`mstdistill train av-digits distill.epochs=20`) or nested in a file; `TARGET` is the name
 of a modality; `null` stands for no value. Keys with `[]` belong to the entries of a list and are written in a file, or

@@ -2,8 +2,8 @@
 
     loss = w_task CE(z_s, y) + w_kd L_kd + w_lb L_lb  (+ w_router L_router, where the recipe wants a task signal)
 
-Teachers and masks are frozen and data isn't augmented, so each instance's teacher logits are constants: they come from
-a table computed once, and the step costs what the student costs.
+Teachers and masks are frozen, and augmentation changes the student's modality alone, so each instance's teacher logits
+are constants: they come from a table computed once, and the step costs what the student costs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..config import Decay
 from ..data.feeding.batch import Batch
 from ..engine.seeding import initialising, named_seed
 from ..experiment import Experiment
+from ..kernels import Routing
 from ..routing import DenseRouter, Router, RoutingRule
 from ..state import load_state
 from ..teachers.ensemble import Ensemble
@@ -113,7 +114,7 @@ class Distill:
     @property
     def recordable(self) -> bool:
         """Whether `losses` can be recorded: it can where it reads the teachers' logits from the device's memory."""
-        return self.teachers.resident
+        return self.teachers.resident and self.experiment.recipe.augment.teachers != "views"
 
     def fixed(self, epoch: int) -> tuple[Hashable, ...]:
         """What `losses` takes from Python and not from memory: a recorded step holds while it stays the same."""
@@ -142,31 +143,38 @@ class Distill:
                                        objective.several)  # fmt: skip
         dtype = routing.log_probs.dtype
         share = batch.scale(dtype)
-        task_share = objective.scale(batch, dtype, self.experiment.dense)
-        if objective.fused:
-            task_share = objective.kernel_scale(task_share, batch.label)
+        whole = objective.scale(batch, dtype, self.experiment.dense)
+        own = whole if batch.partner is None else whole * batch.partner.own.to(dtype)
+        scaled = objective.kernel_scale(own, batch.label) if objective.fused else own
         found = self.rule.distillation(
             student, teachers, routing, recipe.temperature, rows=rows, chosen=chosen,
             label=batch.label if objective.fused else None,
-            kd_scale=share * decayed(weights.kd, weights.kd_decay, epoch), task_scale=task_share * weights.task,
+            kd_scale=share * decayed(weights.kd, weights.kd_decay, epoch), task_scale=scaled * weights.task,
             ignore_index=losses.ignored(objective.ignore), several=objective.several,
             class_weights=objective.kernel_weights,
         )  # fmt: skip
         task = found.task if objective.fused else objective.sums(student, batch.label)
         parts = {
-            "task": (task * task_share).sum(),
+            "task": (task * scaled).sum(),
             "kd": (found.kd * share).sum(),
             "balance": losses.balance(routing, batch, recipe.routing.balance),
         }
         loss = found.loss.sum() if objective.fused else found.loss.sum() + weights.task * parts["task"]
+        if batch.partner is not None:
+            theirs = (objective.sums(student.to(dtype), batch.partner.label) * (whole - own)).sum()
+            loss, parts["task"] = loss + weights.task * theirs, parts["task"] + theirs.detach()
         loss = loss + decayed(weights.balance, weights.balance_decay, epoch) * parts["balance"]
         if self.rule.signal in ("task", "both"):
-            signal = self.rule.task_signal(self.teachers.gather(batch), batch.label, routing)
-            known = batch.mean(signal) if batch.labelled is None else (signal * batch.task_scale(dtype)).sum()
-            parts["router"] = known
+            parts["router"] = self._task_signal(batch, routing)
             loss = loss + weights.router * parts["router"]
         parts["share"] = self.rule.shares(routing, batch.weight) / batch.normaliser
         return {"loss": loss, **parts}
+
+    def _task_signal(self, batch: Batch, routing: Routing) -> Tensor:
+        known = self.teachers.gather(batch)
+        signal = self.rule.task_signal(known, batch.label, routing)
+        signal = losses.mixed_rows(signal, lambda label: self.rule.task_signal(known, label, routing), batch)
+        return batch.mean(signal) if batch.labelled is None else (signal * batch.task_scale(signal.dtype)).sum()
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
         return self.experiment.validation(cast(Learner, module).student, (self.experiment.target,))
@@ -183,7 +191,8 @@ def run(experiment: Experiment, ensemble: Ensemble) -> list[dict[str, Any]]:
     if found is None:
         stage = Distill(experiment, ensemble)
         experiment.screen.say(f"teacher logits {stage.teachers.about}")
-        loader = experiment.loader("train", stage.modalities, settings, shuffle=True)
+        varied = (experiment.target,)
+        loader = experiment.loader("train", stage.modalities, settings, shuffle=True, varied=varied)
         found = experiment.train(stage, loader, settings, {"teacher_logits": stage.teachers.about})
     load_state(experiment.student, part(found.state, "student"))
     return found.history

@@ -128,6 +128,7 @@ def run(
     if found is None:
         stage = Hint(experiment, teacher, student_features, teacher_features, regressors, rows)
         experiment.screen.say(f"hints {stage.knowledge['train'].about}")
-        loader = experiment.loader("train", stage.modalities("train"), settings, shuffle=True)
+        seen, varied = stage.modalities("train"), (experiment.target,)
+        loader = experiment.loader("train", seen, settings, shuffle=True, varied=varied)
         found = experiment.train(stage, loader, settings)
     load_state(experiment.student, part(found.state, "student"))

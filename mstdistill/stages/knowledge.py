@@ -10,6 +10,7 @@ from torch import Tensor
 from ..config import CacheSettings
 from ..data.feeding.batch import Batch
 from ..experiment import Experiment
+from ..losses import mixed_logits
 from ..teachers.feature import Change, Feature, changed, read
 from ..teachers.tap import Teacher
 from .constant_logits import LogitSource, constant_logits
@@ -93,6 +94,14 @@ class Knowledge:
             logits = values.pop(0) if self.logits else None
             return logits, [value[:, 0] for value in values]
         first = self.teachers[0]
+        if self.experiment.teaching(self.modalities) != "same":
+            if batch.partner is not None:  # asked about each alone; methods that look at features don't mix
+                own, other = (self(part)[0] for part in (batch.unvaried(), batch.partners()))
+                assert own is not None
+                assert other is not None
+                recipe, several = self.experiment.recipe, self.experiment.task.multilabel
+                return mixed_logits(own, other, batch, recipe.temperature, several), []
+            batch = batch if self.experiment.teaching(self.modalities) == "views" else batch.unvaried()
         changes = self.changes(batch) if self.changes is not None else []
         with self.experiment.accelerator.autocast(), changed(first.module, changes, first.name):
             own, found = read(first.module, batch.inputs, first.modalities, self.features, first.name)

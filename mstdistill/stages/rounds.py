@@ -100,7 +100,7 @@ class Round:
         facts = (settings.rule, settings.sharpness, *found)
         return constant_logits(
             experiment, f"{self.name}-train", mixture, self.views, "train", modules, facts,
-            CacheSettings(mode="always", dtype=cache.dtype, resident_gb=cache.resident_gb),
+            CacheSettings(mode="always", dtype=cache.dtype, resident_gb=cache.resident_gb), still=True,
         )  # fmt: skip
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:

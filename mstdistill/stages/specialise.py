@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import ranks
+from .. import losses, ranks
 from ..config import CacheSettings
 from ..data.feeding.batch import Batch
 from ..experiment import Experiment
@@ -71,7 +71,9 @@ class Specialise:
         if batch.labelled is not None:  # a mean over the labelled ones in a mean over all
             weight *= batch.normaliser / max(batch.labelled, 1e-12)
         if weight:
-            rows = rows + weight * objective.task_rows(masked, batch.label)
+            task = objective.task_rows(masked, batch.label)
+            task = losses.mixed_rows(task, lambda label: objective.task_rows(masked, label), batch)
+            rows = rows + weight * task
         return rows
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
@@ -108,7 +110,8 @@ def run(experiment: Experiment) -> Ensemble:
     if len(ensemble.masks):
         if experiment.result(NAME) is None:
             stage = Specialise(experiment, ensemble)
-            loader = experiment.loader("train", stage.modalities("train"), experiment.recipe.specialise, shuffle=True)
+            seen = stage.modalities("train")
+            loader = experiment.loader("train", seen, experiment.recipe.specialise, shuffle=True, varied=seen)
             state = experiment.train(stage, loader, experiment.recipe.specialise).state
         else:
             state = experiment.result(NAME).state  # type: ignore[union-attr]

@@ -24,13 +24,13 @@ from .plan import digest
 
 # What the teachers' training and the co-training see of a recipe, whatever the method.
 _COMMON = ("task", "target", "seed", "precision", "batch_size", "accumulate", "tf32", "channels_last", "data",
-           "validation_mean")  # fmt: skip
+           "validation_mean", "augment")  # fmt: skip
 
 
 def shareable(recipe: Recipe, code: str, data: str) -> dict[str, str]:
     """Stages of a recipe whose results serve other recipes: stage -> key."""
     content = recipe.binding()
-    common = [{name: content[name] for name in _COMMON}, code, data]
+    common = [{name: content[name] for name in _COMMON if name in content}, code, data]
     if recipe.method == "mst":
         networks: Any = content["models"][recipe.target]
         networks = {**networks, "teachers": [{**t, "taps": None} for t in networks["teachers"]]}

@@ -30,6 +30,7 @@ def launch(processes: int, out: Path, *settings: str) -> subprocess.CompletedPro
     (2, ("count=33", "norm=true")),  # the last step is one row, under batch norms
     (2, ("unused=true",)),  # parts of the networks have no part in the loss
     (2, ("data.labelled=0.1",)),  # steps without a label among them
+    (2, ("augment.modalities={m1: [{noise: 0.5}, {shift: 0.3}], m2: [{noise: 0.5}]}", "augment.mixup=0.5")),
     (2, ("data.labelled=0.3", "data.labelled_share=0.4", "accumulate=2", "routing.rule=soft", "routing.signal=task",
          "specialise.task=0.5")),
     (2, ("lacking=true", "hiding=0.4", "routing.k=2", "data.labelled=0.5")),

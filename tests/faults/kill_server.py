@@ -18,7 +18,8 @@ from tests import toy
 from tests.faults.striking import Blow, draw, observer
 
 SETTINGS = {"run": {"checkpoint_steps": 3}, "dropout": 0.2, "batch_size": 4, "quiet": False,
-            "data": {"labelled": 0.4, "labelled_share": 0.3}, "lacking": True, "hiding": 0.3}  # fmt: skip
+            "data": {"labelled": 0.4, "labelled_share": 0.3}, "lacking": True, "hiding": 0.3,
+            "augment": {"modalities": {"m1": [{"noise": 0.3}], "m2": [{"shift": 0.4}]}, "mixup": 0.4}}  # fmt: skip
 
 
 def attempt(folder: Path, blow: Blow | None = None) -> int:

@@ -14,6 +14,21 @@ from ..source import UNLABELLED
 
 
 @dataclass
+class Partner:
+    """What a batch's instances are mixed with.
+
+    Attributes:
+        inputs, label, index: as a batch's.
+        own: [B] float32 the part of the batch's own instance in the mixture; the partner's is the rest.
+    """
+
+    inputs: dict[str, Tensor]
+    label: Tensor
+    index: Tensor
+    own: Tensor
+
+
+@dataclass
 class Batch:
     """One rank's micro-batch.
 
@@ -29,6 +44,9 @@ class Batch:
         labelled: as `normaliser`, of the labelled instances alone; None: all of them are labelled.
         present: modality -> [B] bool, whether an instance has it, of those that some instances of the split lack; where
             it isn't there, `inputs` hold zeros.
+        clean: the inputs before augmentation changed them; None: nothing was changed.
+        view: the epoch by whose numbers they were changed.
+        partner: what each instance is mixed with; None: they are not mixed.
         scales: how modalities that are as stored become what networks take; `to` applies them, where the batch goes.
     """
 
@@ -42,6 +60,9 @@ class Batch:
     scales: Mapping[str, Scale] = field(default_factory=dict)
     labelled: float | None = None
     present: Mapping[str, Tensor] = field(default_factory=dict)
+    clean: Mapping[str, Tensor] | None = None
+    view: int = 0
+    partner: Partner | None = None
 
     @property
     def instances(self) -> float:
@@ -64,16 +85,30 @@ class Batch:
         """Mean over the global batch of values [B]."""
         return (values * self.weight.to(values.dtype)).sum() / self.normaliser
 
+    def unvaried(self) -> Batch:
+        """The instances as the data have them."""
+        return self if self.clean is None else replace(self, inputs=dict(self.clean), clean=None, partner=None)
+
+    def partners(self) -> Batch:
+        """The instances that these are mixed with, as the data have them."""
+        assert self.partner is not None
+        inputs, label, index = self.partner.inputs, self.partner.label, self.partner.index
+        return replace(self, inputs=inputs, label=label, index=index, clean=None, partner=None)
+
     def to(self, device: torch.device) -> Batch:
         """The batch on a device, as networks take it: bytes and half precision travel, float32 is made there."""
 
         def move(x: Tensor) -> Tensor:
             return x if x.device == device else x.to(device, non_blocking=True)
 
-        inputs = {name: self.scales[name](move(x)) if name in self.scales else move(x)
-                  for name, x in self.inputs.items()}  # fmt: skip
-        return Batch(inputs, move(self.label), move(self.index), move(self.weight), self.normaliser, self.share,
-                     self.closes_step, labelled=self.labelled,
+        def taken(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: self.scales[name](move(x)) if name in self.scales else move(x) for name, x in inputs.items()}
+
+        other = self.partner
+        if other is not None:
+            other = Partner(taken(other.inputs), move(other.label), move(other.index), move(other.own))
+        return Batch(taken(self.inputs), move(self.label), move(self.index), move(self.weight), self.normaliser,
+                     self.share, self.closes_step, labelled=self.labelled, partner=other,
                      present={name: move(x) for name, x in self.present.items()})  # fmt: skip
 
     def pin_memory(self) -> Batch:
@@ -82,6 +117,10 @@ class Batch:
         def pin(x: Tensor) -> Tensor:
             return x if x.device.type != "cpu" else x.pin_memory()
 
+        other = self.partner
+        if other is not None:
+            inputs = {name: pin(x) for name, x in other.inputs.items()}
+            other = Partner(inputs, pin(other.label), pin(other.index), pin(other.own))
         return replace(self, inputs={name: pin(x) for name, x in self.inputs.items()}, label=pin(self.label),
                        index=pin(self.index), weight=pin(self.weight),
-                       present={name: pin(x) for name, x in self.present.items()})  # fmt: skip
+                       present={name: pin(x) for name, x in self.present.items()}, partner=other)  # fmt: skip

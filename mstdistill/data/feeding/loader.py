@@ -25,8 +25,10 @@ from ..present import presence
 from ..scale import Scale
 from ..source import UNLABELLED, Labels
 from ..split import OnDevice, Split, called, reader
-from .batch import Batch
+from .batch import Batch, Partner
 from .mixing import balanced_draw, mixed_order
+from .pairs import Pairs
+from .varying import Varying
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class MicroBatch:
     share: float
     closes_step: bool
     labelled: float | None = None
+    partner: np.ndarray | None = None
+    own: np.ndarray | None = None
 
 
 class Loader:
@@ -54,6 +58,8 @@ class Loader:
         threads: fetch batches ahead in this process, into page-locked memory where there is a GPU; for prepared data,
             whose rows are copied without Python's lock.
         num_classes, ignore_index, several: what labels may be.
+        vary: changes training batches on the device; see `varied`.
+        pairs: with whom instances are mixed.
         labelled_share: of every optimiser step's instances, where some have no label: 1 for labelled ones alone, None
             for what chance gives.
         classes: [N] each instance's, -1 for none: an epoch then sees every class equally often; None: it doesn't.
@@ -75,6 +81,8 @@ class Loader:
         several: bool = False,
         classes: np.ndarray | None = None,
         labelled_share: float | None = None,
+        vary: Varying | None = None,
+        pairs: Pairs | None = None,
         name: str = "data",
     ) -> None:
         if batch_size < 1:
@@ -82,6 +90,7 @@ class Loader:
         self.split, self.modalities, self.batch_size = split, list(modalities), batch_size
         self.shuffle, self.seed, self.accumulate, self.workers = shuffle, seed, accumulate, workers
         self.num_classes, self.ignore_index, self.name, self.threads = num_classes, ignore_index, name, threads
+        self.vary, self.pairs = vary, pairs
         self.labelled: np.ndarray | None = getattr(split, "labelled", None)
         self.labelled_share = labelled_share if self.labelled is not None else None
         self.classes = classes
@@ -112,6 +121,10 @@ class Loader:
             return mixed_order(self.labelled, share, step, self.seed, epoch, self.classes)
         return np.random.default_rng([self.seed, epoch, 0x0D0E]).permutation(count)
 
+    def varied(self, batch: Batch, epoch: int) -> Batch:
+        """A batch on the device as a stage learns from it in this epoch: changed, where the recipe augments."""
+        return batch if self.vary is None else self.vary(batch, epoch)
+
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in an epoch."""
@@ -122,6 +135,7 @@ class Loader:
         world, rank = ranks.world_size(), ranks.rank()
         order = self.order(epoch)
         wide = self.batch_size * world
+        partner, own = (None, None) if self.pairs is None else self.pairs.of(len(self.split), epoch, self._told())
         for start in range(0, len(order), wide * self.accumulate):
             step = order[start : start + wide * self.accumulate]
             parts = [step[i : i + wide] for i in range(0, len(step), wide)]
@@ -131,17 +145,25 @@ class Loader:
                 mine = part[ranks.share_of(len(part), world, rank)]
                 # no process may be left out of a step; a row that doesn't count keeps it in
                 padding = part[: len(mine) == 0]
+                index = np.concatenate([mine, padding])
                 micro.append(
                     MicroBatch(
-                        index=np.concatenate([mine, padding]),
+                        index=index,
                         real=len(mine),
                         normaliser=len(step) / world,
                         share=len(part) / len(step),
                         closes_step=number == len(parts) - 1,
                         labelled=labelled,
+                        partner=None if partner is None else partner[index],
+                        own=None if own is None else own[index],
                     )
                 )
             yield micro
+
+    def _told(self) -> list[np.ndarray]:
+        """[N] bool each, in what instances differ that aren't to be mixed with each other."""
+        labelled = [] if self.labelled is None else [self.labelled]
+        return [*labelled, *(self.present[name] for name in sorted(self.present))]
 
     def epoch(self, epoch: int = 0, start_step: int = 0) -> Iterator[Batch]:
         """Batches of an epoch on the CPU, from an optimiser step on."""
@@ -205,21 +227,28 @@ class Loader:
             yield self._fetch(MicroBatch(index, len(index), float(len(index)), 1.0, True))
 
     def _fetch(self, micro: MicroBatch) -> Batch:
-        index = torch.from_numpy(np.ascontiguousarray(micro.index))
-        if self._device is not None:  # checked on its way there; the positions travel once
-            index = index.to(self._device.device, non_blocking=True)
-            inputs, label = self._device.pick(index, self.modalities)
-        else:
-            inputs, label = self._read(micro.index, self.modalities)
-            label = label.to(torch.int64)
-            self._check(inputs, label, micro.index)
+        inputs, label, index = self._rows(micro.index)
+        partner = None
+        if micro.partner is not None and micro.own is not None:
+            partner = Partner(*self._rows(micro.partner), torch.from_numpy(micro.own).to(index.device))
         scales: Mapping[str, Scale] = getattr(self.split, "scales", {})
         weight = torch.ones(len(index), device=index.device)
         weight[micro.real :] = 0.0
         present = {name: torch.from_numpy(values[micro.index]).to(index.device) for name, values in
                    self.present.items()}  # fmt: skip
         return Batch(inputs, label, index, weight, micro.normaliser, micro.share, micro.closes_step, scales,
-                     micro.labelled, present)  # fmt: skip
+                     micro.labelled, present, partner=partner)  # fmt: skip
+
+    def _rows(self, positions: np.ndarray) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Inputs, labels and positions of these instances, where the split lies."""
+        index = torch.from_numpy(np.ascontiguousarray(positions))
+        if self._device is not None:  # checked on its way there; the positions travel once
+            index = index.to(self._device.device, non_blocking=True)
+            return *self._device.pick(index, self.modalities), index
+        inputs, label = self._read(positions, self.modalities)
+        label = label.to(torch.int64)
+        self._check(inputs, label, positions)
+        return inputs, label, index
 
     def _check(self, inputs: Mapping[str, Tensor], label: Tensor, index: np.ndarray) -> None:
         """Raises DataError for NaN or Inf in the data and for labels out of range."""

@@ -25,7 +25,7 @@ from ..decode.processors import Port, Processing
 from ..place import home
 from ..source import Source
 from ..split import Split
-from ..task import Task
+from ..task import Form, Task
 from .build import build
 from .cut import own_splits, publisher_splits
 from .plan import Column, Item, Plan, Watcher
@@ -105,6 +105,16 @@ def make_view(data: RawSource, modality: str, processing: Processing | None, own
     array = pixels(first) if kind == "image" else first
     column = Column(array.shape, str(array.dtype))
     return View(modality, modality, kind, None, Port("array", ("main",), array.shape), column)
+
+
+def form_of(view: View) -> Form:
+    """How a view lies in its tensor."""
+    rows, time = view.port.names if view.port.stacked else (), -1
+    if view.kind == "audio" and view.processing is not None and len(view.port.shape) > 1 and not rows:
+        tool = view.processing.tool  # some put the bins first, some last
+        bins = getattr(tool, "num_mel_bins", None) or getattr(tool, "feature_size", None)
+        time = -2 if bins == view.port.shape[-1] != view.port.shape[-2] else -1
+    return Form(view.kind, time, rows)
 
 
 @dataclass

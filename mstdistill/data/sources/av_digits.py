@@ -16,7 +16,7 @@ from ..decode.spectra import log_mel, resample
 from ..options import Option
 from ..prepared.plan import Watcher
 from ..prepared.store import write
-from ..task import SPLITS, Task
+from ..task import SPLITS, Form, Task
 from .speech import LICENCE, Speaker
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -106,6 +106,7 @@ TASK = Task(
     name="av-digits",
     title="handwritten digits (scikit-learn) with spoken digits (espeak-ng); embedded",
     modalities={"image": (1, 8, 8), "audio": (1, MELS, FRAMES)},
+    forms={"image": Form("image"), "audio": Form("audio")},
     num_classes=10,
     class_names=tuple(str(i) for i in range(10)),
     prepare=prepare,

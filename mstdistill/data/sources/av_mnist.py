@@ -25,7 +25,7 @@ from ..decode.spectra import min_max, resample, square_spectrogram
 from ..options import WORKERS, Option, max_broken
 from ..prepared.build import build
 from ..prepared.plan import SOURCES, Column, Item, Plan, Watcher
-from ..task import Task
+from ..task import Form, Task
 from .files import sha256, source_folder
 from .released.av_mnist import arrays_below, plan_of
 
@@ -278,6 +278,7 @@ TASK = Task(
     name="av-mnist",
     title="MNIST images with spoken digits (paper); needs MNIST and Free Spoken Digit files",
     modalities={"image": (1, 28, 28), "audio": (1, 112, 112)},
+    forms={"image": Form("image"), "audio": Form("audio")},
     num_classes=10,
     version=2,
     class_names=tuple(str(i) for i in range(10)),

@@ -23,7 +23,7 @@ from ..decode.tweet import normalise_tweet
 from ..options import WORKERS, Option, max_broken
 from ..prepared.build import build
 from ..prepared.plan import SOURCES, Column, Item, Plan, Watcher
-from ..task import Task
+from ..task import Form, Task
 from .files import checksums, sha256, source_folder
 from .released.crisismmd import NAME, file_below, plan_of
 
@@ -200,6 +200,7 @@ TASK = Task(
     name="crisismmd-v2",
     title="tweets of disasters with pictures, humanitarian classes (paper); needs CrisisMMD v2",
     modalities={"image": (IMAGE,), "text": (TEXT,)},
+    forms={"image": Form("array"), "text": Form("array")},
     num_classes=8,
     version=3,  # emoji in two pieces, contractions before links
     class_names=CLASSES,

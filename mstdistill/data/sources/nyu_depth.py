@@ -23,7 +23,7 @@ from ..options import WORKERS, Option, max_broken
 from ..options import released as released_option
 from ..prepared.build import build
 from ..prepared.plan import Column, Item, Plan, Watcher
-from ..task import Task
+from ..task import Form, Task
 from .files import sha256, source_folder
 from .packed import is_packed, names_in, unpacked
 from .released.arrays import ORDER
@@ -310,6 +310,7 @@ TASK = Task(
     name="nyu-depth-v2",
     title="indoor scenes, a class for each pixel (paper); needs NYU Depth V2's labelled set",
     modalities={"rgb": (3, None, None), "depth": (1, None, None)},
+    forms={"rgb": Form("image"), "depth": Form("image")},
     num_classes=41,
     class_names=CLASSES,
     ignore_index=0,

@@ -26,7 +26,7 @@ from ..options import WORKERS, Option, max_broken
 from ..options import released as released_option
 from ..prepared.build import build
 from ..prepared.plan import SOURCES, Column, Item, Plan, Watcher
-from ..task import Task
+from ..task import Form, Task
 from .files import checksums, source_folder
 from .released.ravdess import arrays_below, plan_of
 
@@ -178,6 +178,7 @@ TASK = Task(
     name="ravdess",
     title="acted emotions: faces with speech (paper); needs RAVDESS's speech archives",
     modalities={"video": (FRAMES, 3, SIDE, SIDE), "audio": (COEFFICIENTS, MFCC_FRAMES)},
+    forms={"video": Form("image"), "audio": Form("audio")},
     num_classes=8,
     version=2,
     class_names=EMOTIONS,

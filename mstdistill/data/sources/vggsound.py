@@ -27,7 +27,7 @@ from ..decode.video import read_at
 from ..options import WORKERS, Option, max_broken
 from ..prepared.build import build
 from ..prepared.plan import SOURCES, Column, Plan, Watcher
-from ..task import Task
+from ..task import Form, Task
 from .files import checksums, sha256, source_folder
 from .vggsound_files import CLASSES, find
 
@@ -163,6 +163,7 @@ TASK = Task(
     name="vggsound-50k",
     title="sounding clips, 141 classes, features a second (paper); needs VGGSound and the AVEL list",
     modalities={"visual": VISUAL, "audio": AUDIO},
+    forms={"visual": Form("array"), "audio": Form("array")},
     num_classes=CLASSES,
     prepare=prepare,
     version=2,  # sound is the mean of its channels

@@ -1,0 +1,1 @@
+"""Training instances changed at random, each by numbers of its own: seed, epoch and position alone decide."""
