@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .bernoulli import divergence, entries
 from .launch import plain_cpu, use_triton, wide
-from .routed_kd import Distilled, check_arguments, filled
+from .routed_kd import Distilled, check_arguments, filled, somebody
 
 
 def bernoulli_kd_reference(learner: Tensor, reference: Tensor, temperature: float) -> Tensor:
@@ -94,8 +94,7 @@ def bernoulli_distillation(
         ValueError: shapes, dtypes, devices, T or indices that don't fit.
     """
     if gaps and mixture and weights is not None:
-        some = (weights.detach() > 0).any(dim=1)
-        kd_scale = some.to(weights.dtype) if kd_scale is None else torch.where(some, kd_scale, 0.0)
+        some, kd_scale = somebody(weights, kd_scale)
         found = bernoulli_distillation(student, teachers, indices, weights, label, rows, temperature, mixture, kd_scale,
                                        task_scale, class_weights)  # fmt: skip
         return replace(found, kd=torch.where(some, found.kd, 0.0))

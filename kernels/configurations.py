@@ -148,7 +148,7 @@ def bernoulli_builds(target: str) -> Iterator[Build]:
              "teacher_c": "one"}  # fmt: skip
     for form, (flags, k) in _KD_FORMS.items():
         for cp in (2**n for n in range(1, bernoulli.LARGEST.bit_length())):
-            r, cp, warps = bernoulli.tiles(cp)
+            r, cp, warps = bernoulli.tiles(cp, "half", names_of(target))
             yield Build("bernoulli", "bernoulli", f"{form} R={r} C={cp}", {**pointers, **sizes}, {
                 "T": 4.0, "K": k, "R": r, "CP": cp, "ALIGN": math.gcd(cp, 16), **flags,
                 "CLASS_WEIGHTS": flags["LABEL"], "ACC": "fp32",

@@ -132,8 +132,7 @@ def distillation_loss(
         ValueError: shapes, dtypes, devices, T or indices that don't fit.
     """
     if gaps and mixture and weights is not None:
-        some = (weights.detach() > 0).any(dim=1)
-        kd_scale = some.to(weights.dtype) if kd_scale is None else torch.where(some, kd_scale, 0.0)
+        some, kd_scale = somebody(weights, kd_scale)
         found = distillation_loss(student, teachers, indices, weights, label, rows, temperature, mixture, kd_scale,
                                   task_scale, ignore_index)  # fmt: skip
         return replace(found, kd=torch.where(some, found.kd, 0.0))
@@ -152,6 +151,13 @@ def distillation_loss(
         )  # fmt: skip
     return _operator(student, teachers.detach(), indices, weights, label, rows, temperature, mixture, kd_scale,
                      task_scale, ignore_index)  # fmt: skip
+
+
+def somebody(weights: Tensor, kd_scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """[B] whether an instance has any teacher in a mixture of these weights [B, M], and factors that are 0 where it has
+    none."""
+    some = (weights.detach() > 0).any(dim=1)
+    return some, some.to(weights.dtype) if kd_scale is None else torch.where(some, kd_scale, 0.0)
 
 
 def filled(indices: Tensor, weights: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,7 @@ KERNELS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "kd_rows": (("rows", "warps"), _TYPES),
     "kd_wide": (("block", "warps"), _TYPES),
     "kd_dense": (("pixels", "warps"), _TYPES),
+    "bernoulli": (("rows", "warps"), _TYPES),
     "scale_rows": (("block", "warps"), ()),
     "apply_mask": (("features", "positions", "warps"), ("vectors", "tokens", "maps")),
     "attend": (("rows", "columns", "warps", "stages"), _SCORES),

@@ -41,10 +41,6 @@ def plan_augmentation(
     if not settings.wanted:
         return None
     found = Augmentation(settings, named_seed(recipe.seed, "augment"), task.forms, samples(), dense)
-    if settings.mixup is not None and task.multilabel:
-        raise ConfigError(
-            "augment.mixup: it mixes one class with another, and this is a multi-label task; leave it out"
-        )
     if settings.mixup is not None and task.ignore_index is not None:
         raise ConfigError("augment.mixup: a label that doesn't count can't be mixed with one that does; leave it out")
     if settings.teachers == "views" and not seeing:

@@ -79,6 +79,7 @@ def calibration_losses(logits: Tensor, label: Tensor, weight: Tensor, seen: Tens
     """
     if label.dim() == 2:  # each class an instance of two
         weight = weight.unsqueeze(1).expand_as(label).flatten()
+        seen = None if seen is None else seen.repeat_interleave(label.shape[1], dim=0)
         logits, label = as_pairs(logits).permute(0, 3, 1, 2).flatten(0, 1), label.flatten()
     counts = ((label >= 0) & (label < logits.shape[2])).to(torch.float64) * weight.to(torch.float64)
     every = counts.unsqueeze(1) if seen is None else counts.unsqueeze(1) * seen

@@ -16,6 +16,7 @@ from torch import Tensor
 from . import ranks
 from .data.feeding.batch import Batch
 from .data.feeding.loader import Loader
+from .data.source import UNLABELLED
 from .kernels.bernoulli import entries
 from .metrics import (
     Metrics,
@@ -195,6 +196,8 @@ def evaluate(
         there = sees(batch) if sees is not None and batch.present else None
         if there is not None:
             batch = replace(batch, weight=batch.weight * there)
+            if several:  # whose figures are of all logits
+                batch.label = batch.label.masked_fill(~there.unsqueeze(1), UNLABELLED)
         if autocast is None:
             logits = logits_of(batch)
         else:

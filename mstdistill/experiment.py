@@ -337,7 +337,8 @@ class Experiment:
         if self.augmentation is None:
             return None
         settings = self.recipe.augment
-        return Varying(self.augmentation, views, settings.views if views and settings.teachers == "views" else None)
+        repeated = settings.views if views and settings.teachers == "views" else None
+        return Varying(self.augmentation, views, repeated, self.task.multilabel)
 
     @property
     def changes(self) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import ranks
 from .data.feeding.batch import Batch
+from .data.feeding.said import mixed
 from .data.source import UNLABELLED
 from .kernels import Routing, balance_from_sums, kd_rows
 
@@ -40,7 +41,11 @@ def task_scale(batch: Batch, dtype: torch.dtype, dense: bool, ignore_index: int 
         return batch.task_scale(dtype)
     ignore = ignored(ignore_index)
     weight = batch.weight.view(-1, *(1,) * (batch.label.dim() - 1))
-    counted = ranks.total(((batch.label != ignore) * weight).sum()).clamp(min=1.0)
+    known = (batch.label != ignore) * weight
+    if batch.partner is not None:  # of several classes at once each of the two has known ones of its own
+        own = batch.partner.own.to(known.dtype).view(weight.shape)
+        known = known * own + (batch.partner.label != ignore) * weight * (1 - own)
+    counted = ranks.total(known.sum()).clamp(min=1.0)
     return batch.weight.to(dtype) / counted * (ranks.world_size() * batch.share)
 
 
@@ -74,17 +79,17 @@ def mixed_rows(own: Tensor, of: Callable[[Tensor], Tensor], batch: Batch) -> Ten
     return own * share + of(batch.partner.label) * (1 - share)
 
 
-def mixed_logits(own: Tensor, other: Tensor, batch: Batch, temperature: float) -> Tensor:
+def mixed_logits(own: Tensor, other: Tensor, batch: Batch, temperature: float, several: bool = False) -> Tensor:
     """[B, M, C, ...] what frozen networks say of mixed instances, where they were asked about each instance alone:
     their softened distributions are mixed, as labels are.
 
     Args:
         own, other: logits [B, M, C, ...] of the batch's instances and of their partners.
+        several: each class is a yes or no of its own.
     """
     assert batch.partner is not None
     share = batch.partner.own.to(own.dtype).view(-1, *(1,) * (own.dim() - 1))
-    parts = [(x / temperature).log_softmax(dim=2) + part.log() for x, part in ((own, share), (other, 1 - share))]
-    return torch.logaddexp(*parts) * temperature
+    return mixed(own / temperature, other / temperature, share, 2, several) * temperature
 
 
 def task_rows(logits: Tensor, label: Tensor, ignore_index: int | None = None) -> Tensor:

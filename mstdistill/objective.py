@@ -49,8 +49,7 @@ class Objective:
         nothing."""
         if not self.several and self.class_weights is None and not self.smoothing:
             return losses.task(logits, batch, self.ignore, seen)
-        rows = self.sums(logits, batch.label)
-        rows = losses.mixed_rows(rows, lambda label: self.sums(logits, label), batch)
+        rows = losses.mixed_rows(self.sums(logits, batch.label), lambda label: self.sums(logits, label), batch)
         scaled = rows * self.scale(batch, rows.dtype, logits.dim() > 2)
         return (scaled if seen is None else scaled * seen).sum()
 

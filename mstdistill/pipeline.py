@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from . import ranks
 from .config import Recipe, dump, parse
-from .data.present import presence
+from .data.present import presence, with_target
 from .data.sources.python import DatasetSplit
 from .data.split import Split
 from .data.task import Task
@@ -382,13 +382,14 @@ def _finish(experiment: Experiment, summary: dict[str, Any], maker: Mapping[str,
 
 
 def load_data(folder: Path, screen: Screen) -> tuple[Task, str, dict[str, Split]]:
-    """A finished run's task, the student's view, and its instances.
+    """A finished run's task, the student's view, and its instances that have it.
 
     Raises:
         MstdistillError: as `load_experiment`, or the data aren't there any more.
     """
     material = Material(_recipe_of(folder))
-    return material.task, material.target, material.splits(screen)
+    splits = {name: with_target(split, material.target, name)[0] for name, split in material.splits(screen).items()}
+    return material.task, material.target, splits
 
 
 def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:

@@ -202,6 +202,7 @@ class Student(nn.Module):
                 splits[name] = data if isinstance(data, Split) else DatasetSplit(
                     data, label, names=names, wanted=[seen], name=name, ignore=self.config.get("ignore_index"),
                     class_names=self.config.get("class_names") or (), unlabelled=True,
+                    several=bool(self.config.get("multilabel")),
                 )  # fmt: skip
         found = {name: SplitRows(x, seen, calibrate if name == "train" else rows) for name, x in splits.items()}
         calibration = found.pop("train", None)

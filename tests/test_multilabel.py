@@ -4,6 +4,8 @@ and class weights, smoothing and balanced drawing of tasks of one class."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from safetensors.torch import load_file
 from sklearn import metrics as sk
 
 from mstdistill import Student
+from mstdistill.certainty import calibration_losses
 from mstdistill.data.feeding.loader import Loader
 from mstdistill.data.feeding.mixing import balanced_draw, mixed_order
 from mstdistill.data.labelled import PartlyLabelled
+from mstdistill.data.split import Subset
 from mstdistill.errors import ConfigError, DataError
 from mstdistill.metrics import several_metrics_of
 from mstdistill.objective import Objective, balanced
@@ -29,8 +33,8 @@ SEVERAL = {"data": {"multilabel": True}}
 
 
 def run(out: Path, **settings: Any) -> Any:
-    parts = {"train": settings.pop("train", None) or Several(80, 1, unknown=0.2), "validation": Several(40, 2),
-             "test": Several(40, 3, unknown=0.1)}  # fmt: skip
+    parts = {"train": Several(80, 1, unknown=0.2), "validation": Several(40, 2), "test": Several(40, 3, unknown=0.1)}
+    parts |= {name: settings.pop(name) for name in [*parts] if name in settings}
     return toy.run(out, **parts, **toy.merged(SEVERAL, settings))
 
 
@@ -105,6 +109,58 @@ def test_the_task_counts_known_entries_alone_and_weighs_classes() -> None:
         assert float(objective.task(logits, batch)) == pytest.approx(float(rows[known].mean()), rel=1e-12)
 
 
+@pytest.mark.parametrize("cache", ["always", "never"])
+@pytest.mark.parametrize("rule", ["topk-mean", "topk-weighted", "agreement", "product"])
+def test_who_cant_see_an_instance_has_no_part_in_it(rule: str, cache: str, tmp_path: Path) -> None:
+    """Where modalities are missing other numbers in their place give the same bytes and figures."""
+    found = []
+    for fill in (0.0, 3.0):
+        parts = {name: toy.gappy(count, seed, fill, several=True)
+                 for name, count, seed in (("train", 80, 1), ("validation", 40, 2))}  # fmt: skip
+        found.append(run(
+            tmp_path / str(fill), **parts, test=Several(40, 3), specialise={"epochs": 1, "task": 0.5},
+            distill={"epochs": 2, "cache": {"mode": cache}}, rounds={"count": 1, "rule": "agreement"},
+            task_loss={"class_weights": "balanced"}, routing={"rule": rule, "k": 2, "signal": "task"},
+        ))  # fmt: skip
+    for stage in ("cotrain", "round-1", "specialise", "distill"):
+        states = [load_file(one.folder / stage / "result.safetensors") for one in found]
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0]), stage
+    assert found[0].summary["networks"] == found[1].summary["networks"]
+    assert "m2" in found[0].summary["present"]["have"]
+
+
+@pytest.mark.parametrize("of", ["losses", "logits"])
+def test_an_average_is_of_the_teachers_that_see(of: str, tmp_path: Path) -> None:
+    for fill in (0.0, 3.0):
+        run(tmp_path / str(fill), train=toy.gappy(fill=fill, several=True), method="average", distill={"epochs": 1},
+            baseline={"teacher_epochs": 1, "options": {"of": of}}, alone={"enabled": False})  # fmt: skip
+    states = [load_file(tmp_path / fill / "distill" / "result.safetensors") for fill in ("0.0", "3.0")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_figures_are_of_what_a_network_sees(tmp_path: Path) -> None:
+    """A teacher's over the instances that it can see are as over these alone."""
+    split = toy.gappy(60, 2, several=True)
+    seen = np.flatnonzero(split.present["m2"] & split.present.get("m1", True))
+    networks = []
+    for name, validation in (("whole", split), ("part", Subset(split.split, seen))):
+        found = run(tmp_path / name, validation=validation, distill={"epochs": 0}, cotrain={"epochs": 0},
+                    specialise={"epochs": 0}, alone={"enabled": False})  # fmt: skip
+        networks.append({one["name"]: one["validation"] for one in found.summary["networks"]})
+    assert networks[0]["teacher both"] == pytest.approx(networks[1]["teacher both"], rel=1e-6)
+
+
+def test_temperatures_are_of_what_a_teacher_sees() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 5 * torch.randn(40, 2, 3, generator=generator)
+    label = torch.randint(-1, 2, (40, 3), generator=generator)
+    seen = torch.rand(40, 2, generator=generator) > 0.4
+    found = calibration_losses(logits, label, torch.ones(40), seen)
+    for m in range(2):
+        own = calibration_losses(logits[seen[:, m]][:, m : m + 1], label[seen[:, m]], torch.ones(int(seen[:, m].sum())))
+        torch.testing.assert_close(found[m], own[0])
+
+
 def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     class Stopped(Exception):
         pass
@@ -169,6 +225,26 @@ def test_data_sets_in_python_hold_arrays(form: Any, tmp_path: Path) -> None:
         toy.run(tmp_path / "undeclared", train=Items(60, 1, form))
     with pytest.raises(DataError, match=r"train\[0\]: label has shape \[\]; data\.multilabel wants 0s and 1s"):
         run(tmp_path / "flat", train=Items(60, 1, lambda label: int(label[0])))
+
+
+def test_exported_files_answer_yes_or_no_of_each_class(tmp_path: Path) -> None:
+    """In the programme beside the file, and where its answers are counted against labels in Python."""
+    module = MLP(6, 12, 8, 3)
+    student = Student(module, {"modality": "m1", "num_classes": 3, "input_shape": [6], "multilabel": True,
+                               "class_names": ["dog", "owl", "rain"]})  # fmt: skip
+    done = student.export(tmp_path / "out", ["onnx"], test=Items(40, 3, unknown=0.1))
+    assert done.within
+    (split,) = done.figures["artefacts"][0]["splits"]
+    inputs, label = Several(40, 3, unknown=0.1).fetch(np.arange(40), ["m1"])
+    said = student.predict(inputs["m1"])
+    known = label >= 0
+    assert split["predictions"] == 120
+    assert split["student_accuracy"] == pytest.approx(float((said == label)[known].float().mean()))
+    np.save(tmp_path / "batch.npy", inputs["m1"].numpy())
+    ran = subprocess.run([sys.executable, tmp_path / "out" / "onnx" / "run.py", tmp_path / "batch.npy"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    names = np.array(["dog", "owl", "rain"])
+    assert json.loads(ran.stdout) == [names[row == 1].tolist() for row in said.numpy()]
 
 
 # tasks of one class

@@ -16,6 +16,7 @@ from mstdistill import Student
 from mstdistill.backbones.catalogue import backbones
 from mstdistill.cli import app
 from mstdistill.config import parse
+from mstdistill.data.present import presence
 from mstdistill.engine.progress import Screen
 from mstdistill.errors import ConfigError, DataError
 from mstdistill.pipeline import train
@@ -51,6 +52,21 @@ def test_lists_of_every_form_mean_the_same(label: list[Any], names: tuple[str, .
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [36, 12, 12]
     _, learned = opened(location, "age", columns={"age": "age"}, multilabel=True, unlabelled="learn")
     assert [len(learned[name]) for name in ("train", "validation", "test")] == [36 + 20, 12, 12]
+
+
+def test_rows_may_lack_a_modality_too(tmp_path: Path) -> None:
+    content = columns(40, HOT)
+    content["wide"] = [None if i % 5 == 0 else row for i, row in enumerate(content["wide"])]
+    location = saved(tmp_path / "d", content)
+    wanted = {"age": "age", "wide": "wide"}
+    _, splits = opened(location, *wanted, columns=wanted, multilabel=True, missing="allow")
+    for split in splits.values():
+        rows, found = everything(split, *wanted)
+        assert [row.tolist() for row in found] == [READ[int(age) % 4] for age in rows["age"]]
+        assert presence(split)["wide"].tolist() == [int(age) % 5 > 0 for age in rows["age"]]
+    report = mstdistill.check(location, columns=wanted, multilabel=True, missing="allow")
+    assert not report.wrong
+    assert report.figures["modalities"]["wide"]["present"] == 0.8
 
 
 def test_columns_of_flags_and_named_classes(tmp_path: Path) -> None:

@@ -83,9 +83,10 @@ class Gappy:
         return inputs, label
 
 
-def gappy(count: int = 80, seed: int = 1, fill: float = 0.0) -> Gappy:
-    """A third without `m2`, two without the target."""
-    return Gappy(make_split(count, seed=seed), {"m2": list(range(0, count, 3)), "m1": [4, 7]}, fill)
+def gappy(count: int = 80, seed: int = 1, fill: float = 0.0, several: bool = False) -> Gappy:
+    """A third without `m2`, two without the target; `several`: of several classes each."""
+    whole: Split = Several(count, seed, unknown=0.2) if several else make_split(count, seed=seed)
+    return Gappy(whole, {"m2": list(range(0, count, 3)), "m1": [4, 7]}, fill)
 
 
 def run(
@@ -100,7 +101,7 @@ def run(
     student, teachers = networks(dropout, norm, unused)
     if lacking:
         teachers[0].missing, teachers[0].modality_dropout = "zero", hiding
-        settings.setdefault("train", gappy(count))
+        settings["train"] = gappy(count, several=several)
     extra = {key: settings.pop(key) for key in ("observe", "train", "validation", "test", "quiet") if key in settings}
     return distill(
         student, teachers, extra.pop("train", None) or make_split(count, seed=1),

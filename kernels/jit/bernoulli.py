@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..tiles import choose, device_names, kind_of
 from . import kd
 from .base import FUSE_MULTIPLY_ADD, acc_type, add_up, aligned, alignment, on_device, parts_of, pow2
 
@@ -190,17 +191,18 @@ def bernoulli(
         tl.store(grad_ptr + row[:, None] * C + lane[None, :], grad.to(grad_ptr.dtype.element_ty), mask=there)
 
 
-def tiles(classes: int) -> tuple[int, int, int]:
-    """(rows a tile, classes a tile, warps): 1,024 elements a tile, 8 a thread."""
+def tiles(classes: int, kind: str, where: tuple[str, ...]) -> tuple[int, int, int]:
+    """(rows a tile, classes a tile, warps)."""
     cp = max(2, min(LARGEST, pow2(classes)))
-    return max(1, min(64, 1024 // cp)), cp, 4
+    choice = choose("bernoulli", cp, kind, where)
+    return choice["rows"], cp, choice["warps"]
 
 
 def launch(student: Tensor, teachers: Tensor, tensors: dict[str, Tensor], out: dict[str, Tensor],
            flags: dict[str, Any], temperature: float) -> None:  # fmt: skip
     """Run it: `tensors` and `out` are named as the kernel's pointers."""
     batch, classes = student.shape
-    r, cp, warps = tiles(classes)
+    r, cp, warps = tiles(classes, kind_of(student.dtype, teachers.dtype), device_names(student.device))
     s = -(-classes // cp)
     parts = parts_of(out, s)
     align = alignment((classes,), student, teachers)

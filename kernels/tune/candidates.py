@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from .. import aot
-from ..configurations import WIDEST, Build, apply_builds, attend_builds, kd_builds, route_builds
+from ..configurations import WIDEST, Build, apply_builds, attend_builds, bernoulli_builds, kd_builds, route_builds
 from ..loads import look
 from ..tiles import choose, trying
 
@@ -60,6 +60,7 @@ def candidates() -> Iterator[Candidate]:
     yield from _rows("route", (4, 64, 128), (1024, 2048, 4096), 256)
     yield from _rows("kd_rows half", (16, 128, 1024), (1024, 2048, 4096), 64)
     yield from _rows("kd_rows float", (16, 256), (1024, 2048, 4096), 64)
+    yield from _rows("bernoulli half", (32, 1024), (1024, 2048, 4096), 64)
     for key, field, blocks in (("kd_wide half", "block", (1024, 2048, 4096, 8192)),
                                ("kd_dense half", "pixels", (256, 512, 1024, 2048)),
                                ("scale_rows", "block", (1024, 2048, 4096, 8192))):  # fmt: skip
@@ -95,7 +96,7 @@ def standing(candidate: Candidate, where: tuple[str, ...]) -> dict[str, int]:
 def builds_of(candidate: Candidate, target: str) -> list[Build]:
     """What a launch with this choice runs."""
     families = {"route": route_builds, "apply_mask": apply_builds, "attend": attend_builds,
-                "attend_backward": attend_builds}  # fmt: skip
+                "attend_backward": attend_builds, "bernoulli": bernoulli_builds}  # fmt: skip
     with trying(candidate.key, dict(candidate.choice)):
         found = [build for build in families.get(candidate.kernel, kd_builds)(target) if _runs(candidate, build)]
     return [replace(build, about=f"{candidate.name} | {build.about}") for build in found]
@@ -111,6 +112,8 @@ def _runs(candidate: Candidate, build: Build) -> bool:
         case "kd_rows":
             form = "k=1 " if candidate.kind == "float" else _FORM
             return build.file == "kd_rows" and build.about.startswith(form) and constants["CP"] == size
+        case "bernoulli":
+            return build.about.startswith(_FORM) and constants["CP"] == size
         case "kd_wide":
             return build.file == "kd_wide" and build.about in (_FORM, f"{_FORM} whole rows")
         case "kd_dense":

@@ -21,7 +21,8 @@ Draw = Callable[..., Tensor]
 def elements_of(candidate: Candidate) -> int:
     """Of the whole problem on a GPU."""
     return {
-        "route": 65_536 * candidate.size, "kd_rows": 4096 * candidate.size, "kd_wide": 1024 * 32_768,
+        "route": 65_536 * candidate.size, "kd_rows": 4096 * candidate.size,
+        "bernoulli": 4096 * candidate.size, "kd_wide": 1024 * 32_768,
         "kd_dense": 6 * 480 * 640, "scale_rows": 4096 * 8192, "attend": 128 * _HEADS * 596**2,
         "attend_backward": 128 * _HEADS * 596**2,
     }.get(candidate.kernel) or math.prod(_LAYOUTS[candidate.kind])  # fmt: skip
@@ -42,6 +43,8 @@ def problem_of(candidate: Candidate, device: torch.device) -> Call:
             call = _routing(draw(2 if small else 65_536, size, dtype=dtype))
         case "kd_rows":
             call = _distilling(draw, (2 if small else 4096, size), (), dtype)
+        case "bernoulli":
+            call = _judging(draw, (2 if small else 4096, size), dtype)
         case "kd_wide":
             call = _distilling(draw, (2 if small else 1024, 5000 if small else 32_000), (), dtype)
         case "kd_dense":
@@ -96,6 +99,23 @@ def _distilling(draw: Draw, shape: tuple[int, int], dense: tuple[int, ...], dtyp
 
     def call() -> list[Tensor]:
         loss = distillation_loss(student, teachers, indices, label=label).loss
+        (grad,) = torch.autograd.grad(loss.sum(), [student])
+        return [loss.detach(), grad]
+
+    return call
+
+
+def _judging(draw: Draw, shape: tuple[int, int], dtype: torch.dtype) -> Call:
+    from ..bernoulli_kd import bernoulli_distillation
+
+    batch, classes = shape
+    student, teachers = draw(batch, classes, dtype=dtype), draw(batch, 4, classes, dtype=dtype)
+    indices = torch.arange(4, device=student.device).expand(batch, 4).contiguous()
+    label = (draw(batch, classes) > 0).to(torch.int64)
+    student.requires_grad_(True)
+
+    def call() -> list[Tensor]:
+        loss = bernoulli_distillation(student, teachers, indices, label=label).loss
         (grad,) = torch.autograd.grad(loss.sum(), [student])
         return [loss.detach(), grad]
 

@@ -16,6 +16,7 @@ from .candidates import Candidate, standing
 GAIN = 1.03
 # Sizes that a kernel's choices are told apart by, in order.
 _SIZES = {"route": [2**n for n in range(1, 11)], "kd_rows": [2**n for n in range(1, 13)],
+          "bernoulli": [2**n for n in range(1, 11)],
           "attend": [*range(16, 129, 16), 192, 256], "attend_backward": [*range(16, 129, 16), 192, 256]}  # fmt: skip
 
 # (seconds, what was computed)

@@ -25,13 +25,9 @@ Rows = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def average_kd_rows(
-    student: Tensor,
-    teachers: Tensor,
-    temperature: float,
-    of: str = "losses",
-    taught: Tensor | None = None,
+    student: Tensor, teachers: Tensor, temperature: float, of: str = "losses", taught: Tensor | None = None,
     rows_of: Rows = kd_rows,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """[B] distillation loss from teachers [B, M, C, ...]: the mean of their losses, or of their mean logits; with
     `taught` [B, M] of those that see an instance."""
     if taught is not None:

@@ -51,8 +51,8 @@ class Dkd(Baseline):
         rest: float = Field(8.0, ge=0, description="weight of NCKD")
 
     name = "dkd"
-    not_mixed = "it takes an instance's one class apart from the others"
     one_class = "it looks for the one true class of an instance"
+    not_mixed = "it takes an instance's one class apart from the others"
     options: Options
 
     def distillation(self, seen: Seen) -> Tensor:

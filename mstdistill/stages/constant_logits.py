@@ -86,7 +86,7 @@ def constant_logits(
             if batch.partner is None or teaching == "same":
                 return of(batch, *indices)
             own, other = of(batch.unvaried(), *indices), of(batch.partners(), *indices)
-            return mixed_logits(own, other, batch, experiment.recipe.temperature)
+            return mixed_logits(own, other, batch, experiment.recipe.temperature, experiment.task.multilabel)
 
         return both
 

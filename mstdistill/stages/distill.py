@@ -19,6 +19,7 @@ from ..config import Decay
 from ..data.feeding.batch import Batch
 from ..engine.seeding import initialising, named_seed
 from ..experiment import Experiment
+from ..kernels import Routing
 from ..routing import DenseRouter, Router, RoutingRule
 from ..state import load_state
 from ..teachers.ensemble import Ensemble
@@ -142,35 +143,38 @@ class Distill:
                                        objective.several)  # fmt: skip
         dtype = routing.log_probs.dtype
         share = batch.scale(dtype)
-        task_share = objective.scale(batch, dtype, self.experiment.dense)
-        own = task_share if batch.partner is None else task_share * batch.partner.own.to(dtype)
-        counted = objective.kernel_scale(own, batch.label) if objective.fused else own
+        whole = objective.scale(batch, dtype, self.experiment.dense)
+        own = whole if batch.partner is None else whole * batch.partner.own.to(dtype)
+        scaled = objective.kernel_scale(own, batch.label) if objective.fused else own
         found = self.rule.distillation(
             student, teachers, routing, recipe.temperature, rows=rows, chosen=chosen,
             label=batch.label if objective.fused else None,
-            kd_scale=share * decayed(weights.kd, weights.kd_decay, epoch), task_scale=counted * weights.task,
+            kd_scale=share * decayed(weights.kd, weights.kd_decay, epoch), task_scale=scaled * weights.task,
             ignore_index=losses.ignored(objective.ignore), several=objective.several,
             class_weights=objective.kernel_weights,
         )  # fmt: skip
         task = found.task if objective.fused else objective.sums(student, batch.label)
         parts = {
-            "task": (task * counted).sum(),
+            "task": (task * scaled).sum(),
             "kd": (found.kd * share).sum(),
             "balance": losses.balance(routing, batch, recipe.routing.balance),
         }
         loss = found.loss.sum() if objective.fused else found.loss.sum() + weights.task * parts["task"]
         if batch.partner is not None:
-            theirs = (objective.sums(student.to(dtype), batch.partner.label) * (task_share - own)).sum()
+            theirs = (objective.sums(student.to(dtype), batch.partner.label) * (whole - own)).sum()
             loss, parts["task"] = loss + weights.task * theirs, parts["task"] + theirs.detach()
         loss = loss + decayed(weights.balance, weights.balance_decay, epoch) * parts["balance"]
         if self.rule.signal in ("task", "both"):
-            known = self.teachers.gather(batch)
-            signal = self.rule.task_signal(known, batch.label, routing)
-            signal = losses.mixed_rows(signal, lambda label: self.rule.task_signal(known, label, routing), batch)
-            parts["router"] = batch.mean(signal) if batch.labelled is None else (signal * batch.task_scale(dtype)).sum()
+            parts["router"] = self._task_signal(batch, routing)
             loss = loss + weights.router * parts["router"]
         parts["share"] = self.rule.shares(routing, batch.weight) / batch.normaliser
         return {"loss": loss, **parts}
+
+    def _task_signal(self, batch: Batch, routing: Routing) -> Tensor:
+        known = self.teachers.gather(batch)
+        signal = self.rule.task_signal(known, batch.label, routing)
+        signal = losses.mixed_rows(signal, lambda label: self.rule.task_signal(known, label, routing), batch)
+        return batch.mean(signal) if batch.labelled is None else (signal * batch.task_scale(signal.dtype)).sum()
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
         return self.experiment.validation(cast(Learner, module).student, (self.experiment.target,))

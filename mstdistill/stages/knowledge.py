@@ -99,7 +99,8 @@ class Knowledge:
                 own, other = (self(part)[0] for part in (batch.unvaried(), batch.partners()))
                 assert own is not None
                 assert other is not None
-                return mixed_logits(own, other, batch, self.experiment.recipe.temperature), []
+                recipe, several = self.experiment.recipe, self.experiment.task.multilabel
+                return mixed_logits(own, other, batch, recipe.temperature, several), []
             batch = batch if self.experiment.teaching(self.modalities) == "views" else batch.unvaried()
         changes = self.changes(batch) if self.changes is not None else []
         with self.experiment.accelerator.autocast(), changed(first.module, changes, first.name):

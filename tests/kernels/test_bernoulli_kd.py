@@ -116,6 +116,49 @@ def test_both_sides_of_a_pair_learn(form: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gaps_are_left_out(form: str, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against each instance's own teachers one by one; what a missing one says doesn't matter."""
+    take(form, monkeypatch)
+    student, teachers = draw(5, 7), draw(5, 4, 7, seed=1)
+    label = (draw(5, 7, seed=2) > 0).long()
+    indices = torch.tensor([[0, 3], [-1, -1], [2, -1], [-1, 1], [1, 0]], device=DEVICE)
+    weights, scale = [draw(5, 2, scale=1.0).abs()] if weighted else [], draw(5, scale=1.0).abs()
+
+    def plainly(student: Tensor, *weights: Tensor) -> list[Tensor]:
+        rows = []
+        for b, row in enumerate(indices.tolist()):
+            there = [i for i, m in enumerate(row) if m >= 0]
+            share = weights[0][b] if weights else [1.0 / max(1, len(there))] * 2
+            own = [bernoulli_kd_reference(student[b : b + 1], teachers[b : b + 1, row[i]], 3.0)[0] * share[i]
+                   for i in there]  # fmt: skip
+            task = F.binary_cross_entropy_with_logits(student[b], label[b].to(student), reduction="sum")
+            rows.append(sum(own, student[b].sum() * 0.0) * scale[b] + task)
+        return [torch.stack(rows)]
+
+    def fast(student: Tensor, *weights: Tensor) -> list[Tensor]:
+        return [bernoulli_distillation(student, teachers, indices, weights[0] if weights else None, label,
+                                       temperature=3.0, kd_scale=scale, gaps=True).loss]  # fmt: skip
+
+    assert max(differences(fast, plainly, [student, *weights])) < 1e-11
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_mixture_of_nobody_teaches_nothing(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    take(form, monkeypatch)
+    student, teachers = draw(3, 6).requires_grad_(True), draw(3, 3, 6, seed=1)
+    weights = torch.tensor([[0.3, 0.0, 0.7], [0.0] * 3, [0.2, 0.2, 0.6]], dtype=torch.float64, device=DEVICE)
+    found = bernoulli_distillation(student, teachers, None, weights, mixture=True, temperature=2.0, gaps=True)
+    assert found.loss[1] == found.kd[1] == 0
+    mixed = torch.einsum("bm,bmc->bc", weights, teachers)
+    alone = bernoulli_kd_reference(student, mixed, 2.0)
+    assert torch.allclose(found.loss[[0, 2]], alone[[0, 2]], atol=1e-12)
+    (grad,) = torch.autograd.grad(found.loss.sum(), [student])
+    assert (grad[1] == 0).all()
+    assert (grad[[0, 2]].abs().sum(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_hazards_are_defined(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large logits, equal ones, certain teachers, NaN: as in float64; a bad index is a NaN loss, not a wild read."""
     take(form, monkeypatch)
