@@ -18,6 +18,8 @@ _FILES = ("*.json", "*.txt", "*.model", "*.jinja", "README.md")
 _WEIGHTS = ("model*.safetensors", "transformers/model.safetensors")
 # Exported for other runtimes; `Student.from_pretrained` reads none of it.
 _ARTEFACTS = ("onnx/*", "torch-export/*", "executorch/*", "export.md", "export.json")
+# Packages that the Hub's client sends its requests with, one or another by its version.
+_TRANSPORTS = ("httpx", "httpcore", "requests")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -145,7 +147,9 @@ def _asking(name: str, token: str | None, revision: str | None, writing: bool = 
     except (errors.OfflineModeIsEnabled, errors.LocalTokenNotFoundError):
         raise HubError(f"{at}: HF_HUB_OFFLINE is set; unset it to reach the Hub") from None
     except Exception as error:  # the client's transport, and the file system below, have kinds of their own
-        raise HubError(f"{at}: the Hub can't be reached at {constants.ENDPOINT} ({_said(error, token)})") from None
+        lost = isinstance(error, OSError) or type(error).__module__.startswith(_TRANSPORTS)
+        why = f"the Hub can't be reached at {constants.ENDPOINT}" if lost else "the Hub's client fails"
+        raise HubError(f"{at}: {why} ({type(error).__name__}: {_said(error, token)})") from None
 
 
 def _refused(status: int, error: BaseException, token: str | None, writing: bool) -> str:
@@ -168,6 +172,8 @@ def _not_cached(error: BaseException, token: str | None) -> str:
     cause = error.__cause__
     if isinstance(cause, errors.OfflineModeIsEnabled) or constants.is_offline_mode():
         return "it isn't whole in the cache, and HF_HUB_OFFLINE is set"
+    if isinstance(cause, errors.HfHubHTTPError):
+        return _refused(cause.response.status_code, cause, token, writing=False)
     if cause is None:
         return "it isn't whole in the cache, and local_files_only forbids to fetch it"
     return f"it isn't in the cache, and the Hub can't be reached at {constants.ENDPOINT} ({_said(cause, token)})"

@@ -31,7 +31,7 @@ def form_of(net: HuggingFaceNet) -> str:
     if isinstance(net, ClassifierNet):
         return "root"
     known: Any = net.model
-    cut = getattr(known.config, "is_encoder_decoder", False) or (isinstance(net, TwoTowerNet) and len(net.ports) < 2)
+    cut = isinstance(net, TwoTowerNet) or getattr(known.config, "is_encoder_decoder", False)
     return "plain" if cut else "subfolder"
 
 
