@@ -144,7 +144,7 @@ def _asking(name: str, token: str | None, revision: str | None, writing: bool = 
         raise HubError(f"{at}: {_refused(error.response.status_code, error, token, writing)}") from None
     except errors.LocalEntryNotFoundError as error:
         raise HubError(f"{at}: {_not_cached(error, token)}") from None
-    except (errors.OfflineModeIsEnabled, errors.LocalTokenNotFoundError):
+    except errors.OfflineModeIsEnabled:
         raise HubError(f"{at}: HF_HUB_OFFLINE is set; unset it to reach the Hub") from None
     except Exception as error:  # the client's transport, and the file system below, have kinds of their own
         lost = isinstance(error, OSError) or type(error).__module__.startswith(_TRANSPORTS)
@@ -170,7 +170,7 @@ def _not_cached(error: BaseException, token: str | None) -> str:
     from huggingface_hub import constants, errors
 
     cause = error.__cause__
-    if isinstance(cause, errors.OfflineModeIsEnabled) or constants.is_offline_mode():
+    if isinstance(cause, errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
         return "it isn't whole in the cache, and HF_HUB_OFFLINE is set"
     if isinstance(cause, errors.HfHubHTTPError):
         return _refused(cause.response.status_code, cause, token, writing=False)
