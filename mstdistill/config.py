@@ -292,6 +292,8 @@ class RoundsSettings(OptimSettings):
     """Self-training between stages 1 and 2."""
 
     count: int = Field(0, ge=0, description="rounds in which all networks learn from what they say together; 0: none")
+    epochs: int | None = Field(None, ge=0, description="of a round; none: as many as cotrain.epochs")  # type: ignore[assignment]
+    lr: float | None = Field(None, gt=0, description="learning rate; none: the co-training's")  # type: ignore[assignment]
     anew: bool = Field(False, description="networks begin each round with their first weights, not with the last ones")
     rule: Literal["entropy", "margin", "agreement", "product"] = Field(
         "product", description="how what they say is put together, as routing.rule; each calibrated on validation"
@@ -369,11 +371,14 @@ class RunSettings(Settings):
     )
 
 
+# What may differ where some training instances have no label: neither data nor networks.
+PARTLY = ("temperature", "mask", "routing", "cotrain", "rounds", "specialise", "distill")
+
+
 class Recipe(Settings):
     """A whole experiment."""
 
-    later: ClassVar[tuple[str, ...]] = ("augment", "rounds", "task_loss")
-
+    later: ClassVar[tuple[str, ...]] = ("augment", "rounds", "task_loss", "partly")
     task: str = Field(description="whose data (see: mstdistill tasks); own: a user's own")
     target: str = Field(description="the modality that the student sees")
     method: str = Field("mst", description="mst: the three stages; or one of the comparison (docs/baselines.md)")
@@ -399,6 +404,10 @@ class Recipe(Settings):
     distill: DistillSettings = DistillSettings()
     alone: AloneSettings = AloneSettings()
     baseline: BaselineSettings = BaselineSettings()
+    partly: dict[str, Any] = Field(
+        default_factory=dict, description="settings in the others' place where some training instances have no label: "
+        + ", ".join(PARTLY)
+    )  # fmt: skip
     run: RunSettings = RunSettings()
 
     @field_validator("precision", mode="before")
@@ -427,9 +436,30 @@ class Recipe(Settings):
         return self.models[self.target]
 
     @property
+    def each_round(self) -> RoundsSettings:
+        """The rounds, with what they take from the co-training."""
+        own, first = self.rounds, self.cotrain
+        epochs, lr = own.epochs if own.epochs is not None else first.epochs, own.lr or first.lr
+        return own.model_copy(update={"epochs": epochs, "lr": lr})
+
+    @property
     def student_epochs(self) -> int:
         """Of the student in all stages of the method."""
-        return self.cotrain.epochs + self.rounds.count * self.rounds.epochs + self.distill.epochs
+        return self.cotrain.epochs + self.rounds.count * (self.each_round.epochs or 0) + self.distill.epochs
+
+    def for_partly_labelled(self) -> Recipe:
+        """With the settings of `partly` in the others' place."""
+        content = self.model_dump()
+        content.pop("partly", None)
+        return Recipe.model_validate(_laid_over(content, self.partly))
+
+    @model_validator(mode="after")
+    def _can_be_laid_over(self) -> Recipe:
+        if wrong := [key for key in self.partly if key not in PARTLY]:
+            raise ValueError(f"partly.{wrong[0]}: settings of partly labelled data are of {', '.join(PARTLY)}")
+        if self.partly:
+            self.for_partly_labelled()
+        return self
 
     def binding(self) -> dict[str, Any]:
         """What a run folder is bound to: everything that changes its numbers."""
@@ -462,6 +492,15 @@ def parse(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _laid_over(content: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others on top."""
+    out = dict(content)
+    for key, value in change.items():
+        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        out[key] = _laid_over(out[key], value) if both else value
+    return out
 
 
 def _explain(error: ValidationError) -> str:

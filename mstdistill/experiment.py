@@ -98,6 +98,9 @@ class Experiment:
         # instances of which the student sees nothing
         self.left_out = complete(self.splits, self.teachers, self.target, task.name, self.screen.say)
         self._look_for_labels()
+        if recipe.partly and self.partly_labelled:
+            self.recipe = recipe.for_partly_labelled()
+            self.screen.say(f"partly labelled: settings of {', '.join(recipe.partly)} as the recipe has them for that")
         try:
             self._place()
             self.dense = self._dry_run()
@@ -226,7 +229,7 @@ class Experiment:
         for one in self._networks():
             trial.check_numbers(one, self._first(one.view, rows).inputs, self.accelerator.autocast)
         recipe, mixture = self.recipe, self.recipe.method == "mst"
-        rounds = [recipe.rounds] if recipe.rounds.count else []
+        rounds = [recipe.each_round] if recipe.rounds.count else []
         self.try_training(None, [recipe.cotrain, *rounds, recipe.distill] if mixture else [recipe.distill])
         for teacher in [*self.teachers] if mixture else ():
             self.try_training(teacher, [recipe.cotrain, *rounds])

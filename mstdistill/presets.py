@@ -1,5 +1,5 @@
-"""Presets: the paper's released settings, and what the released comparison runs, over any recipe. Of the comparison one
-name for most methods, and one each for those with settings of their own."""
+"""Presets over any recipe: few labels; the paper's released settings; and what the released comparison runs, one name
+for most of its methods, and one each for those with settings of their own."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def _released(
 
 
 PRESETS: dict[str, dict[str, Any]] = {
+    # Few labels, many pairs: each network learns from its labels, then in rounds from what all of them say together.
+    # Where every instance has a label the recipe stays as it is.
+    "labels": {
+        "data": {"unlabelled": "learn"},
+        "partly": {
+            "temperature": 2.0, "mask": {"enabled": False}, "routing": {"rule": "product", "signal": "none"},
+            "cotrain": {"agreement": 0.0}, "rounds": {"count": 3},
+        },
+    },
     "released": {
         "mask": {"mode": "cumulative"},
         "routing": {"rule": "topk-mean", "k": 1, "signal": "none", "balance": "KL"},

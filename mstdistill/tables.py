@@ -32,7 +32,7 @@ def plan_table(experiment: Experiment) -> Table:
     recipe = experiment.recipe
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in experiment.splits.items())
     mixture = recipe.method == "mst"
-    rounds = f"rounds {recipe.rounds.count} x {recipe.rounds.epochs}, " if recipe.rounds.count else ""
+    rounds = f"rounds {recipe.rounds.count} x {recipe.each_round.epochs}, " if recipe.rounds.count else ""
     epochs = (
         f"epochs: co-train {recipe.cotrain.epochs}, {rounds}specialise {recipe.specialise.epochs}, distil "
         f"{recipe.distill.epochs}; rule {recipe.routing.rule}, k={recipe.routing.k}"

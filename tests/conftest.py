@@ -44,6 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Timing(), "timing")
     config.pluginmanager.register(Roomy(), "roomy")
+    # a busy machine takes longer now and then: no test is about time
+    settings.register_profile("patient", deadline=None)
+    settings.load_profile("patient")
     settings.register_profile("fuzz", max_examples=config.getoption("--examples"), deadline=None,
                               suppress_health_check=list(HealthCheck))  # fmt: skip
     if config.getoption("--part-of-commit"):

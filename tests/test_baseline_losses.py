@@ -19,6 +19,7 @@ from mstdistill.methods.dist import dist_loss
 from mstdistill.methods.dkd import decoupled_rows
 from mstdistill.methods.fitnets import Regressor, hint_rows
 from mstdistill.methods.mlld import mlld_loss
+from mstdistill.methods.pseudo import pseudo_rows
 from mstdistill.methods.rkd import angle_loss, distance_loss
 from mstdistill.methods.separable import Depthwise, Pointwise
 from mstdistill.stages.salience import permuted
@@ -45,6 +46,18 @@ def test_dkd_splits_kd_into_its_parts() -> None:
         assert float(nckd[b]) == pytest.approx(float(t**2 * (p_rest * (p_rest / q_rest).log()).sum()), abs=1e-12)
     own = p.gather(1, label.unsqueeze(1)).squeeze(1)
     assert torch.allclose(tckd + (1 - own) * nckd, kd_rows(student, teacher, t), atol=1e-12)
+
+
+def test_pseudo_labels_count_where_the_teacher_is_sure() -> None:
+    student, teacher = logits(200, 4), 2 * logits(200, 4, seed=1)
+    rows = pseudo_rows(student, teacher, 0.8)
+    sure, label = teacher.softmax(1).max(1)
+    for b in range(200):
+        wanted = -student[b].log_softmax(0)[label[b]] if sure[b] >= 0.8 else torch.zeros((), dtype=torch.float64)
+        torch.testing.assert_close(rows[b], wanted)
+    assert 0 < int((rows > 0).sum()) < 200
+    dense = pseudo_rows(student.T.reshape(1, 4, 10, 20), teacher.T.reshape(1, 4, 10, 20), 0.8)
+    torch.testing.assert_close(dense, rows.mean().unsqueeze(0))
 
 
 def test_dkd_is_finite_where_a_teacher_is_certain_and_skips_ignored_pixels() -> None:

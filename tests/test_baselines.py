@@ -32,7 +32,7 @@ from .toy import SETTINGS, merged, networks, run
 
 ROOT = Path(__file__).parents[1]
 OWN: dict[str, dict[str, Any]] = {"crd": {"negatives": 16}, "mgdfr": {"repeats": 2}}
-DENSE = ("alone", "average", "c2kd", "dist", "dkd", "fitnets", "kd", "mgdfr", "rkd")
+DENSE = ("alone", "average", "c2kd", "dist", "dkd", "fitnets", "kd", "mgdfr", "pseudo", "rkd")
 
 
 def settings(method: str, **changes: Any) -> dict[str, Any]:

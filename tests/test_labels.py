@@ -117,7 +117,7 @@ def test_hidden_labels_change_what_is_learned_and_nothing_else(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "method", ["kd", "average", "rkd", "mlld", "dist", "dkd", "ofa", "c2kd", "fitnets", "mgdfr", "alone"]
+    "method", ["kd", "average", "rkd", "mlld", "dist", "dkd", "ofa", "c2kd", "fitnets", "mgdfr", "pseudo", "alone"]
 )
 def test_methods_learn_from_instances_without_a_label(method: str, tmp_path: Path) -> None:
     found = toy.run(tmp_path, method=method, alone={"enabled": False}, data={"labelled": 0.2}, distill={"epochs": 1},
@@ -139,3 +139,26 @@ def test_what_cant_be_is_refused_in_a_line(tmp_path: Path) -> None:
     _, line = partly_labelled(split, 0.5, 0, 5, "toy")
     assert line.endswith("of 12 instances are labelled; warning: none of class 3, 4: the student can learn it from its "
                          "teachers at best")  # fmt: skip
+
+
+def test_settings_for_partly_labelled_data_take_the_others_place_there_alone(tmp_path: Path) -> None:
+    partly = {"cotrain": {"agreement": 0.0}, "mask": {"enabled": False}, "rounds": {"count": 1}, "temperature": 2.0,
+              "routing": {"rule": "product"}}  # fmt: skip
+    plain, told = toy.run(tmp_path / "plain"), toy.run(tmp_path / "told", partly=partly)
+    assert plain.summary["networks"] == told.summary["networks"]
+    few = toy.run(tmp_path / "few", partly=partly, data={"labelled": 0.3})
+    same = toy.run(tmp_path / "same", **partly, data={"labelled": 0.3})  # type: ignore[arg-type]
+    assert "round-1" in few.summary["stages"]
+    assert few.summary["networks"] == same.summary["networks"]
+
+
+@pytest.mark.parametrize(("partly", "words"), [
+    ({"data": {"group": 3}}, r"partly\.data: settings of partly labelled data are of temperature, mask"),
+    ({"routing": {"rule": "nobody"}}, r"nobody"),
+    ({"rounds": {"number": 3}}, r"number"),
+])  # fmt: skip
+def test_wrong_settings_for_partly_labelled_data_are_found_at_once(
+    tmp_path: Path, partly: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        toy.run(tmp_path, partly=partly)

@@ -11,7 +11,7 @@ from ..errors import ConfigError, nearest
 if TYPE_CHECKING:
     from .baseline import Baseline
 
-BASELINES = ("alone", "average", "c2kd", "crd", "dist", "dkd", "fitnets", "kd", "mgdfr", "mlld", "ofa", "rkd")
+BASELINES = ("alone", "average", "c2kd", "crd", "dist", "dkd", "fitnets", "kd", "mgdfr", "mlld", "ofa", "pseudo", "rkd")
 
 
 def _when_called(name: str) -> Callable[..., Any]:

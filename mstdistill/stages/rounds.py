@@ -55,7 +55,7 @@ class Round:
     """
 
     def __init__(self, experiment: Experiment, number: int, first: list[Mapping[str, Tensor]]) -> None:
-        self.experiment, self.name, self.settings = experiment, stage_name(number), experiment.recipe.rounds
+        self.experiment, self.name, self.settings = experiment, stage_name(number), experiment.recipe.each_round
         self.module: Cohort = Cohort(experiment.teachers, experiment.student, experiment.target)
         self.names = [teacher.name for teacher in experiment.teachers] + ["student"]
         self.views = sorted({name for view in self.module.views for name in view})
@@ -127,7 +127,7 @@ def run(experiment: Experiment, first: list[Mapping[str, Tensor]]) -> None:
     Args:
         first: see `first_states`.
     """
-    settings = experiment.recipe.rounds
+    settings = experiment.recipe.each_round
     for number in range(1, settings.count + 1):
         fit = experiment.result(stage_name(number))
         if fit is None:

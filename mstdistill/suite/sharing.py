@@ -29,14 +29,19 @@ _COMMON = ("task", "target", "seed", "precision", "batch_size", "accumulate", "t
 
 def shareable(recipe: Recipe, code: str, data: str) -> dict[str, str]:
     """Stages of a recipe whose results serve other recipes: stage -> key."""
+    if recipe.partly and recipe.data.labelled is not None and recipe.data.labelled < 1:
+        recipe = recipe.for_partly_labelled()
     content = recipe.binding()
     common = [{name: content[name] for name in _COMMON if name in content}, code, data]
     if recipe.method == "mst":
         networks: Any = content["models"][recipe.target]
         networks = {**networks, "teachers": [{**t, "taps": None} for t in networks["teachers"]]}
-        keys = {"cotrain": digest(["cotrain", common, networks, content["cotrain"], content["temperature"]])}
+        facts = [content["cotrain"], content["temperature"], *([recipe.partly] if recipe.partly else [])]
+        keys = {"cotrain": digest(["cotrain", common, networks, *facts])}
         for number in range(1, recipe.rounds.count + 1):
-            keys[f"round-{number}"] = digest([number, keys["cotrain"], content["rounds"], content["distill"]["cache"]])
+            keys[f"round-{number}"] = digest(
+                [number, keys["cotrain"], content.get("rounds"), content["distill"]["cache"]]
+            )
         return keys
     method = find_baseline(recipe.method)
     assert method is not None
