@@ -133,12 +133,13 @@ def _amd_usage(found: Any) -> dict[str, int]:
 
 
 def faults(name: str, found: dict[str, Any]) -> list[str]:
-    """Which limits a build breaks."""
+    """Which limits a build breaks; of a target without limits of its own those of small GPUs."""
     target = name.rsplit(" ", 1)[1]
     out = []
-    for kind in LIMITS:
-        if found[kind] > LIMITS[kind][target]:
-            out.append(f"{name}: {found[kind]} of {kind}, limit {LIMITS[kind][target]}")
+    for kind, limits in LIMITS.items():
+        limit = limits.get(target, limits[SMALL])
+        if found[kind] > limit:
+            out.append(f"{name}: {found[kind]} of {kind}, limit {limit}")
     return out + ([f"{name}: float atomics"] if found["float_atomics"] else [])
 
 

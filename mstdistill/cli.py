@@ -269,12 +269,14 @@ def reproduce(
     save_suite(loaded, folder)
     page = SuitePage(grid, folder, all(cell.recipe.run.page for cell in grid.cells), screen.say)
     if worker:
-        Worker(grid, folder, finished=page.renew).work()
+        with page.ending():
+            Worker(grid, folder, finished=page.renew).work()
         page.finish()
         return
     if not tables:
         command = ["reproduce", suite, *(overrides or []), "--out", str(folder), "--worker"]
-        run_suite(grid, folder, workers, command, screen, page.renew)
+        with page.ending():
+            run_suite(grid, folder, workers, command, screen, page.renew)
     found = judge(grid, records(grid, folder))
     paths = save(found, folder)
     screen.say(shown(found))

@@ -378,7 +378,7 @@ PARTLY = ("temperature", "mask", "routing", "cotrain", "rounds", "specialise", "
 class Recipe(Settings):
     """A whole experiment."""
 
-    later: ClassVar[tuple[str, ...]] = ("augment", "rounds", "task_loss", "partly")
+    later: ClassVar[tuple[str, ...]] = ("augment", "rounds", "partly", "task_loss")
     task: str = Field(description="whose data (see: mstdistill tasks); own: a user's own")
     target: str = Field(description="the modality that the student sees")
     method: str = Field("mst", description="mst: the three stages; or one of the comparison (docs/baselines.md)")

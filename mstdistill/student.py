@@ -183,7 +183,7 @@ class Student(nn.Module):
             label, names: see `distill`.
             view: what items call the student's input; None: its modality.
             calibrate: training rows that int8-static sees.
-            rows: of each split that artefacts are tried on; None: all; a slow one takes what half a minute is for.
+            rows: of each split that artefacts are tried on; None: all; a slow one takes what ten seconds are for.
 
         Raises:
             ConfigError: it can't be exported so; nothing is written.
@@ -217,4 +217,7 @@ class Student(nn.Module):
             self.module.save_files(folder / TRANSFORMERS)
         sees = plain(str(self.config.get("modality") or "one modality"))
         card = self.card or f"# A student that sees {sees}\n\n"
-        (folder / "README.md").write_text(f"{card.partition(_EXPORTED)[0].rstrip()}\n\n{_EXPORTED}\n\n{table}")
+        use = ""
+        if (folder / "onnx" / "run.py").exists():
+            use = "`python onnx/run.py batch.npy` prints a batch's classes; it needs onnxruntime and NumPy alone.\n\n"
+        (folder / "README.md").write_text(f"{card.partition(_EXPORTED)[0].rstrip()}\n\n{_EXPORTED}\n\n{use}{table}")

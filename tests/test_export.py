@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
+from importlib import resources
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -448,10 +450,11 @@ def test_an_own_network_from_python(tmp_path: Path) -> None:
     module = settled(Told(), (3, 12, 12))
     student = Student(module, {"modality": "pixels", "num_classes": 3})
     module.train()
+    module.body[1].eval()  # type: ignore[index,operator,union-attr]
     before = {name: x.clone() for name, x in module.state_dict().items()}
     done = student.export(tmp_path / "out", ["onnx", "torch-export"], ["fp16"], validation=items)
     assert done.within, done.beyond
-    assert module.training
+    assert [part.training for part in (module, module.body[1], module.body[3])] == [True, False, True]  # type: ignore[index,union-attr]
     assert all(torch.equal(x, before[name]) for name, x in module.state_dict().items())
     split = done.figures["artefacts"][0]["splits"][0]
     assert (split["split"], split["rows"]) == ("validation", 24)
@@ -570,3 +573,34 @@ def test_executorch_runs_its_own_file(run: Path, splits: dict[str, Split], tmp_p
                                                            train=splits["train"], test=splits["test"])  # fmt: skip
     assert made.within, made.beyond
     assert json.loads((tmp_path / "out" / "executorch" / "config.json").read_text())["largest_batch"] >= 2
+
+
+def test_the_docs_say_what_is() -> None:
+    """Formats, tolerances, and the tables of the committed figures."""
+    root = Path(__file__).parents[1]
+    page = (root / "docs" / "export.md").read_text()
+    for form, known in names.FORMATS.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{form}` | yes"))
+        cells = [cell.strip() for cell in row.split("|")[2:6]]
+        assert [name for name, cell in zip(QUANTISATIONS, cells, strict=True) if cell == "yes"] == list(known)
+    for name, tolerance in names.TOLERANCES.items():
+        row = next(line for line in page.splitlines() if line.startswith("| `") and f"`{name}`" in line.split("|")[1])
+        found = [float(re.findall(r"[\d.]+", cell)[0]) for cell in row.split("|")[2:5]]
+        assert found == pytest.approx([tolerance.logits, 100 * tolerance.equal, 100 * tolerance.accuracy]), name
+    spec = spec_from_file_location("export_table", root / "scripts" / "export_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = module_from_spec(spec)
+    spec.loader.exec_module(script)
+    figures = json.loads((root / "docs" / "results" / "export-cpu.json").read_text())
+    assert script.compared(figures) in page
+    recipes = {f"{task} {target}" for task in script.TASKS for target in load_models(task)}
+    assert {*recipes, "Hugging Face ViT", "Hugging Face BERT", "Hugging Face AST", "own network"} <= set(
+        figures["students"]
+    )
+
+
+def load_models(task: str) -> dict[str, Any]:
+    """A shipped recipe's pairings."""
+    content: dict[str, Any] = yaml.safe_load(resources.files("mstdistill.recipes").joinpath(f"{task}.yaml").read_text())
+    return content["models"]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mstdistill.report import budget
 from mstdistill.report.page import Page
-from mstdistill.suite.page import write_suite_page
+from mstdistill.suite.page import SuitePage, write_suite_page
 from mstdistill.suite.plan import load_suite, plan
 from mstdistill.suite.tables import judge
 
@@ -97,6 +98,25 @@ def test_the_page_of_a_suite(tmp_path: Path) -> None:
     assert "MST, top-1, seed 1: not run yet" in page.words
     assert "0.5200" in page.words  # KD's mean over its two seeds
     assert page.tags.count("svg") == 1
+
+
+def test_the_page_of_a_suite_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reloads itself until the suite ends, however it does; where it can't be drawn, the suite goes on."""
+    monkeypatch.setattr(budget, "LEAST_SECONDS", 0.0)
+    grid = plan(load_suite(str(write_suite(tmp_path))))
+    said: list[str] = []
+    page = SuitePage(grid, tmp_path, True, said.append)
+    page.budget.next = 0.0
+    page.renew()
+    assert 'http-equiv="refresh"' in (tmp_path / "report.html").read_text()
+    with pytest.raises(KeyboardInterrupt), page.ending():
+        raise KeyboardInterrupt
+    assert 'http-equiv="refresh"' not in (tmp_path / "report.html").read_text()
+    (tmp_path / "report.html").unlink()
+    (tmp_path / "report.html").mkdir()
+    assert page.finish() is None
+    assert len(said) == 1
+    assert "its tables are whole" in said[0]
 
 
 def test_words_are_not_markup() -> None:

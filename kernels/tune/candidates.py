@@ -106,9 +106,9 @@ def _runs(candidate: Candidate, build: Build) -> bool:
     """Whether a build is one of the candidate's."""
     constants, size = build.constants, candidate.size
     match candidate.kernel:
-        case "route":  # the second stage knows no rows; masked ones take the same tiles, and are rare
+        case "route":  # the second stage knows no rows
             rows = candidate.choice["rows"]
-            return constants["MP"] == size and constants.get("R", rows) == rows and not constants.get("MASKED")
+            return constants["MP"] == size and constants.get("R", rows) == rows
         case "kd_rows":
             form = "k=1 " if candidate.kind == "float" else _FORM
             return build.file == "kd_rows" and build.about.startswith(form) and constants["CP"] == size

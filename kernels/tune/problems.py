@@ -50,11 +50,7 @@ def problem_of(candidate: Candidate, device: torch.device) -> Call:
         case "kd_dense":
             call = _distilling(draw, (2 if small else 6, 3 if small else 41), (4, 8) if small else (480, 640), dtype)
         case "scale_rows":
-            x, factor = draw(2 if small else 4096, 8192), torch.full((2 if small else 4096,), -1.0, device=device)
-
-            def call() -> list[Tensor]:
-                torch.ops.mstdistill.scale_rows_(x, factor)
-                return [x.abs()]  # whatever sign it has by now
+            call = _scaling(draw(2 if small else 4096, 8192))
         case "apply_mask":
             batch, d, positions = _LAYOUTS[candidate.kind]
             shape = (2, 32, min(positions, 16)) if small else (batch, d, positions)
@@ -75,6 +71,18 @@ def _routing(logits: Tensor) -> Call:
         assert found.balance is not None
         (grad,) = torch.autograd.grad(found.balance, [logits])
         return [found.log_probs.detach(), grad]
+
+    return call
+
+
+def _scaling(x: Tensor) -> Call:
+    from ..jit.kd import scale_rows_
+
+    factor = x.new_full((len(x),), -1.0)
+
+    def call() -> list[Tensor]:
+        scale_rows_(x, factor)
+        return [x.abs()]  # whatever sign it has by now
 
     return call
 

@@ -17,7 +17,7 @@ from .rows import Rows, batch_of, batches
 
 Run = Callable[[Tensor], Tensor]
 # Seconds that an artefact may take over a split; a slower one is tried on every n-th batch of it.
-PATIENCE = 30.0
+PATIENCE = 10.0
 
 
 @dataclass

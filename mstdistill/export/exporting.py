@@ -96,11 +96,13 @@ def export(
         subject = Subject(network, {}, view, intake, calibration if static else None)
         subject.config = _described(subject, config)
         with replace_folder(folder) as temporary:
-            made, seconds = _made(subject, wanted, temporary)
+            seconds = _made(subject, wanted, temporary)
             runs = {kind.title: _how(kind).opened(temporary / kind.file, subject) for kind in wanted}
+            for kind in {kind.form: kind for kind in wanted}.values():
+                _how(kind).finish((temporary / kind.file).parent, subject)
             figures = _figures(subject, wanted, runs, tried, temporary)
             figures["made_seconds"], figures["seconds"] = seconds, round(time.monotonic() - started, 1)
-            del runs, made
+            del runs  # files are let go of
             markdown = export_markdown(figures)
             (temporary / "export.json").write_text(json.dumps(figures, indent=1))
             (temporary / "export.md").write_text(f"# Exported\n\n{markdown}")
@@ -112,7 +114,7 @@ class _prepared:
     """Within the block the network is in eval mode; it is given back as it was found."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.module, self.training = module, module.training
+        self.module, self.training = module, [part for part in module.modules() if part.training]
         tensors = [*module.parameters(), *module.buffers()]
         if any(x.device.type != "cpu" for x in tensors):
             raise ConfigError("the student is exported on a CPU: student.to('cpu') first")
@@ -123,7 +125,8 @@ class _prepared:
         return self.module.eval()
 
     def __exit__(self, *_: object) -> None:
-        self.module.train(self.training)
+        for part in self.training:
+            part.training = True
 
 
 def _described(subject: Subject, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +146,7 @@ def _how(kind: Kind) -> Any:
     return importlib.import_module(f".{_HOW[kind.form]}", __package__)
 
 
-def _made(subject: Subject, wanted: Sequence[Kind], folder: Path) -> tuple[list[Kind], dict[str, float]]:
+def _made(subject: Subject, wanted: Sequence[Kind], folder: Path) -> dict[str, float]:
     """Write every artefact; seconds by title."""
     seconds = {}
     for kind in wanted:
@@ -151,9 +154,7 @@ def _made(subject: Subject, wanted: Sequence[Kind], folder: Path) -> tuple[list[
         (folder / kind.file).parent.mkdir(parents=True, exist_ok=True)
         _how(kind).write(subject, kind.quantise, folder / kind.file)
         seconds[kind.title] = round(time.monotonic() - started, 2)
-    for kind in {kind.form: kind for kind in wanted}.values():
-        _how(kind).finish((folder / kind.file).parent, subject)
-    return list(wanted), seconds
+    return seconds
 
 
 def _figures(

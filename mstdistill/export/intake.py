@@ -7,6 +7,7 @@ scales its pixels. A graph takes values as they are before that.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..backbones.huggingface import HuggingFaceNet
 from ..data.decode.processors import Processing
 from ..data.scale import Scale
 from ..data.split import Split
+from ..errors import DataError
 
 # A constant picture and how far from it its pixels may be when a processor's scaling is undone.
 _COLOUR, _NEAR = (10, 120, 250), 0.01
@@ -80,7 +82,8 @@ def find_intake(module: nn.Module, splits: Mapping[str, Split], view: str) -> In
             whole = given[view].dtype == torch.uint8
             return Intake(scale.low, scale.spread, torch.uint8 if whole else torch.float32)
     if isinstance(module, HuggingFaceNet) and module.processing and module.processing[0] is not None:
-        return _of_pictures(module.processing[0])
+        with suppress(DataError):  # a processor that takes no coloured picture
+            return _of_pictures(module.processing[0])
     return None
 
 
@@ -109,12 +112,12 @@ def _of_pictures(processing: Processing) -> Intake | None:
     factor = getattr(tool, "rescale_factor", None) if getattr(tool, "do_rescale", False) else None
     if not factor:
         return None
-    mean, std = [0.0] * 3, [1.0] * 3
-    if getattr(tool, "do_normalize", False):
-        mean, std = list(tool.image_mean), list(tool.image_std)
-    if len(mean) != 3 or len(std) != 3:
+    normal = getattr(tool, "do_normalize", False)
+    mean, std = (np.ravel(x) for x in ((tool.image_mean, tool.image_std) if normal else (0.0, 1.0)))
+    if len(mean) not in (1, 3) or len(std) not in (1, 3):
         return None
-    low, spread = (torch.tensor(x, dtype=torch.float64).div(factor).float().view(1, 3, 1, 1) for x in (mean, std))
+    # pixel x factor, less mean, by std: as one subtraction and one division
+    low, spread = (torch.tensor(np.broadcast_to(x / factor, 3)).float().view(1, 3, 1, 1) for x in (mean, std))
     real = Intake(low, spread, torch.float32)
     colour = real.raw(_seen(processing, np.broadcast_to(np.array(_COLOUR, np.uint8), (48, 64, 3))))
     wanted = torch.tensor(_COLOUR, dtype=torch.float32).view(1, 3, 1, 1)

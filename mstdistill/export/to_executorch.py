@@ -11,14 +11,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from ..errors import ConfigError, first_line
 from .rows import BATCH
 from .tracing import Subject, quiet, refuse_operator
 
+# What is kept of all files: the batch that each of them takes.
+_LARGEST = "largest batch"
+
 
 def write(subject: Subject, quantise: str, file: Path) -> None:
-    """Write the file; memory is planned for the largest batch, which is stated in the config.
+    """Write the file; memory is planned for a largest batch, which is stated in the config.
 
     Raises:
         ConfigError: the network can't be traced, quantised or lowered.
@@ -35,11 +39,20 @@ def write(subject: Subject, quantise: str, file: Path) -> None:
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
+            _say_strides(program)
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     except Exception as error:  # of many kinds, the package's own ImportErrors among them
         raise refuse_operator(program, "executorch", name, error) from None
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(lowered.buffer)
+
+
+def _say_strides(program: ExportedProgram) -> None:
+    """Pools whose stride is their window say so: XNNPACK's partitioner reads the argument."""
+    pools = (torch.ops.aten.max_pool2d.default, torch.ops.aten.avg_pool2d.default)
+    for node in program.graph.nodes:
+        if node.target in pools and len(node.args) == 2:
+            node.args = (*node.args, node.args[1])
 
 
 def opened(file: Path, subject: Subject) -> Callable[[Tensor], Tensor]:
@@ -58,7 +71,9 @@ def opened(file: Path, subject: Subject) -> Callable[[Tensor], Tensor]:
     except Exception as error:
         raise ConfigError(f"executorch: its runtime here can't run {file.name} ({first_line(error)}); one release of "
                           f"it fits one of torch, here {torch.__version__}") from None  # fmt: skip
-    most = _most(subject)
+    # lowering may plan for less than it was asked for: memory's order may depend on the batch being below the channels
+    most = int(method.metadata.input_tensor_meta(0).sizes()[0])
+    subject.kept[_LARGEST] = min(most, subject.kept.get(_LARGEST, most))
 
     def run(view: Tensor) -> Tensor:
         parts = [method.execute([part.contiguous()])[0].clone() for part in view.split(most)]
@@ -70,12 +85,12 @@ def opened(file: Path, subject: Subject) -> Callable[[Tensor], Tensor]:
 
 def finish(folder: Path, subject: Subject) -> None:
     """Write the config beside the files: a .pte holds none."""
-    config = {**subject.config, "largest_batch": _most(subject)}
+    config = {**subject.config, "largest_batch": subject.kept[_LARGEST]}
     (folder / "config.json").write_text(json.dumps(config, indent=1))
 
 
 def _most(subject: Subject) -> int:
-    """Rows of the largest batch that memory is planned for."""
+    """Rows of the largest batch that memory is to be planned for."""
     return max(2, min(BATCH, int(8e6 // (4 * subject.example[0].numel()))))
 
 

@@ -29,7 +29,7 @@ model = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 facts = json.loads(model.get_modelmeta().custom_metadata_map["mstdistill"])
 batch = numpy.load(sys.argv[1]).astype(facts["preprocessing"]["input_type"])  # [batch, {shape}]
 logits = model.run(None, {{"input": batch}})[0]
-names = numpy.array(facts["class_names"] or range(facts["num_classes"]))
+names = numpy.array(facts.get("class_names") or range(logits.shape[1]))
 print(json.dumps([names[row > 0 if facts.get("multilabel") else row.argmax(axis=0)].tolist() for row in logits]))
 '''
 

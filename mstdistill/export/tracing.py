@@ -24,7 +24,8 @@ from ..teachers.tap import call
 from .intake import Intake, Scaled
 from .rows import Rows, batches
 
-_OPERATOR = re.compile(r"OpOverload\(op='([\w.:]+)'|torch\.ops\.([\w.]+)|(aten[.:]+\w+(?:\.\w+)?)")
+_OPERATOR = re.compile(r"OpOverload\(op='([\w.:]+)'|torch\.ops\.([\w.]+)|(aten[.:]+\w+(?:\.\w+)?)"
+                       r"|out variants: \{'([\w:]+)'")  # fmt: skip
 _LINE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
 
 

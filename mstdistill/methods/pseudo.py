@@ -37,7 +37,7 @@ class Pseudo(Baseline):
         threshold: float = Field(0.8, ge=0, le=1, description="probability from which a class counts as known")
 
     name = "pseudo"
-    one_class = "it takes the one class that its teacher is sure of as the label"
+    one_class = "it takes the surest class for an instance's one"
     options: Options
 
     def distillation(self, seen: Seen) -> Tensor:

@@ -14,7 +14,7 @@ from ..data.view import modality_of
 from ..errors import first_line
 from ..evaluation import Evaluated, Evaluation, evaluate
 from ..experiment import Experiment
-from ..sight import sight
+from ..sight import shows, sight
 from ..stages import rounds
 from ..state import load_state
 from ..teachers.ensemble import Ensemble
@@ -45,7 +45,10 @@ def run_figures(
         affords: whether about so many seconds may be spent; what isn't measured is named in `left_out`.
     """
     folder, split = experiment.folder, page_split(experiment)
-    networks = _networks(experiment, student, with_alone=known is None)
+    networks = {
+        name: network for name, network in _networks(experiment, student, with_alone=known is None).items()
+        if experiment.judges(network[1], split) and shows(experiment.teachers, *network, experiment.splits[split])
+    }  # fmt: skip
     started = time.monotonic()
     per_class = ({"confusion": {name: _whole(matrix) for name, matrix in known.matrices.items()},
                   "average_precision": dict(known.precisions)} if known else
@@ -76,7 +79,8 @@ def run_figures(
                   "sees": {t.name: list(map(modality_of, t.modalities)) for t in experiment.teachers}}  # fmt: skip
         if may("routing by class", once, LOOKED_AT):
             found["routing"] = routed(experiment, student, len(ensemble.members), split)
-        if may("masks, agreement", _TAUGHT * once, LOOKED_AT):
+        judged = all(experiment.judges(teacher.modalities, split) for teacher in experiment.teachers)
+        if judged and may("masks, agreement", _TAUGHT * once, LOOKED_AT):
             found |= taught(experiment, student, ensemble, split)
     galleries: list[Gallery] = []
     if may("where the networks look", _MAPS * once, COMPARED):

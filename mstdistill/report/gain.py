@@ -30,12 +30,12 @@ def newcombe(one: float, other: float, count: int) -> tuple[float, float]:
     )
 
 
-def gain(summary: Mapping[str, Any], split: str, count: int | None) -> dict[str, Any]:
+def gain(summary: Mapping[str, Any], split: str, counts: Mapping[str, int]) -> dict[str, Any]:
     """The page's first figures.
 
     Args:
         summary: content of summary.json.
-        count: instances of the split that count; None: they are no independent ones (pixels).
+        counts: by network the split's instances that it was asked; empty: they are no independent ones (pixels).
 
     Returns:
         For JSON: `accuracy` (of several classes at once `map_macro`) by network,
@@ -46,13 +46,14 @@ def gain(summary: Mapping[str, Any], split: str, count: int | None) -> dict[str,
     measure = "accuracy" if all("accuracy" in entry[split] for entry in entries) else "map_macro"
     accuracy = {entry["name"]: float(entry[split][measure]) for entry in entries}
     accuracy = {name: accuracy[name] for name in (DISTILLED, ALONE) if name in accuracy} | accuracy  # what is compared
+    count = counts.get(DISTILLED)
     distilled, alone = accuracy.get(DISTILLED), accuracy.get(ALONE)
     compared = distilled is not None and alone is not None
     return {
         "split": split,
         "instances": count,
         measure: accuracy,
-        "interval": {name: wilson(share, count) for name, share in accuracy.items()} if count else {},
+        "interval": {name: wilson(share, counts[name]) for name, share in accuracy.items() if counts.get(name)},
         "difference": distilled - alone if compared else None,  # type: ignore[operator]
         "interval_of_difference": newcombe(distilled, alone, count) if compared and count else None,  # type: ignore[arg-type]
     }

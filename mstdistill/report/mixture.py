@@ -47,42 +47,51 @@ def routed(experiment: Experiment, student: nn.Module, members: int, split: str)
 
 @torch.no_grad()
 def taught(experiment: Experiment, student: nn.Module, ensemble: Ensemble, split: str) -> dict[str, Any]:
-    """Masks, and agreement of the specialised teachers with the student and with one another."""
+    """Masks, and agreement of the specialised teachers with the student and with one another, over the instances that
+    they see."""
     student.eval()
     views = sorted({experiment.target, *ensemble.modalities})
-    same, teachers_same = [], []
+    count = len(ensemble.members)
+    same, seen, both_same, both_seen = (torch.zeros(*shape) for shape in 2 * [(count,)] + 2 * [(count, count)])
     spread: dict[str, list[Tensor]] = {}
     for batch in experiment.loader(split, views).rows(0, min(LOOKED_AT, len(experiment.splits[split]))):
         batch = batch.to(experiment.accelerator.device)
         said, theirs = call(student, batch.inputs, (experiment.target,)), ensemble(batch.inputs)
         several = experiment.task.multilabel  # of each class yes or no
         said, theirs = (said > 0, theirs > 0) if several else (said.argmax(dim=1), theirs.argmax(dim=2))
-        alike = (theirs == said.unsqueeze(1)).float()
-        same.append((alike.flatten(2).mean(dim=2) if alike.dim() > 2 else alike).cpu())
-        teachers_same.append(_pairs(theirs.cpu()))
-        _mask_values(ensemble, batch.inputs, spread)
+        told = ensemble.seen(batch.present)
+        there = torch.ones(len(batch.index), count) if told is None else told.float().cpu()
+        same += (_shares(theirs == said.unsqueeze(1), 1).cpu() * there).sum(dim=0)
+        seen += there.sum(dim=0)
+        pairs = there.unsqueeze(1) * there.unsqueeze(2)
+        both_same += (_shares(theirs.unsqueeze(1) == theirs.unsqueeze(2), 2).cpu() * pairs).sum(dim=0)
+        both_seen += pairs.sum(dim=0)
+        _mask_values(ensemble, batch.inputs, there.bool(), spread)
     return {
-        "agreement": {"with_student": torch.cat(same).mean(dim=0).tolist(),
-                      "between": torch.stack(teachers_same).mean(dim=0).tolist()},
-        "masks": {name: _describe(torch.cat(values)) for name, values in spread.items()},
+        "agreement": {"with_student": (same / seen.clamp(min=1)).tolist(),
+                      "between": (both_same / both_seen.clamp(min=1)).tolist()},
+        "masks": {name: _describe(torch.cat(values)) for name, values in spread.items() if sum(map(len, values))},
     }  # fmt: skip
 
 
-def _pairs(taught: Tensor) -> Tensor:
-    """[M, M] share of predictions that two specialised teachers have in common, of classes [B, M, ...]."""
-    flat = taught.transpose(0, 1).flatten(1)
-    return (flat.unsqueeze(0) == flat.unsqueeze(1)).float().mean(dim=2)
+def _shares(same: Tensor, dims: int) -> Tensor:
+    """[B, ...] of the first 1 + `dims` dimensions: which are the same, of dense predictions their pixels' share."""
+    return same.float().flatten(1 + dims).mean(dim=-1) if same.dim() > 1 + dims else same.float()
 
 
-def _mask_values(ensemble: Ensemble, inputs: Mapping[str, Tensor], spread: dict[str, list[Tensor]]) -> None:
-    """Masks [B, d] that each specialised teacher's feature gets."""
-    for member in ensemble.members:
+def _mask_values(
+    ensemble: Ensemble, inputs: Mapping[str, Tensor], there: Tensor, spread: dict[str, list[Tensor]]
+) -> None:  # fmt: skip
+    """Masks [B, d] that each specialised teacher's feature gets, of the instances that are `there` [B, M]."""
+    for number, member in enumerate(ensemble.members):
         if member.mask is None or member.tap is None:
             continue
         teacher, module = ensemble.teachers[member.teacher], ensemble.masks[member.mask]
 
-        def note(feature: Tensor, name: str = member.name, module: Any = module) -> Tensor:
-            spread.setdefault(name, []).append(module.mask(feature).float().cpu())
+        def note(
+            feature: Tensor, name: str = member.name, module: Any = module, rows: Tensor = there[:, number]
+        ) -> Tensor:
+            spread.setdefault(name, []).append(module.mask(feature).float().cpu()[rows])
             return feature
 
         with hooked(teacher.module, {member.tap: note}, member.name):

@@ -17,7 +17,7 @@ from .attention import Gallery
 from .budget import Budget
 from .curves import add_curves
 from .figures import run_figures
-from .gain import DISTILLED, gain, sentences
+from .gain import gain, sentences
 from .known import Known
 from .page import PAGE, Page, title_of
 
@@ -72,8 +72,8 @@ def _left_out(page: Page, found: Mapping[str, Any], experiment: Experiment) -> N
 def _gained(page: Page, found: dict[str, Any]) -> None:
     """The first screen; its figures go to the others."""
     shares = not found["dense"] and found["confusion"]  # of independent instances
-    count = sum(map(sum, found["confusion"][DISTILLED])) if shares else None
-    found["gain"] = gain(found["summary"], found["split"], count)
+    counts = {name: sum(map(sum, matrix)) for name, matrix in found["confusion"].items()} if shares else {}
+    found["gain"] = gain(found["summary"], found["split"], counts)
     page.lead(*sentences(found["gain"], found["summary"]["target"]))
     measure, title = columns_of(found["summary"])[0]
     accuracy, intervals = found["gain"][measure], found["gain"]["interval"]
@@ -81,8 +81,9 @@ def _gained(page: Page, found: dict[str, Any]) -> None:
     if not intervals:
         page.figure(name, charts.bars(name, accuracy, title), ["network", title], list(accuracy.items()))
         return
-    halves = {one: (accuracy[one] - low, high - accuracy[one]) for one, (low, high) in intervals.items()}
-    rows = [[one, share, *intervals[one]] for one, share in accuracy.items()]
+    ends = {one: intervals.get(one, (share, share)) for one, share in accuracy.items()}
+    halves = {one: (accuracy[one] - low, high - accuracy[one]) for one, (low, high) in ends.items()}
+    rows = [[one, share, *intervals.get(one, ("–", "–"))] for one, share in accuracy.items()]
     page.figure(f"{name}, with 95 % intervals", charts.intervals(name, accuracy, halves, "accuracy"),
                 ["network", "accuracy", "low", "high"], rows)  # fmt: skip
 

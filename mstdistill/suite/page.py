@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import first_line
@@ -40,6 +41,15 @@ class SuitePage:
         if self.wanted and self.budget.due():
             with self.budget.spending():
                 self._write(RELOAD_SECONDS)
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Within the block the suite goes on; where it is stopped, its page reloads no longer."""
+        try:
+            yield
+        except BaseException:
+            self.finish()
+            raise
 
     def finish(self) -> Path | None:
         """The suite goes on no longer; None where it has no page."""
