@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import export_command
+from . import export_command, push_command
 from .data.options import OUT
 from .errors import ConfigError, DataError, LostProcess, MstdistillError, nearest
 from .page_commands import report, watch
@@ -407,6 +407,7 @@ def taps(
 
 
 app.command()(export_command.export)
+app.command()(push_command.push)
 
 
 @app.command("import")

@@ -372,7 +372,8 @@ def _finish(experiment: Experiment, summary: dict[str, Any], maker: Mapping[str,
     if ranks.rank() == 0:
         write_text(folder / "summary.json", json.dumps(summary, indent=1))
         write_text(folder / "summary.md", markdown)
-        export_student(folder / "student", experiment.student, experiment.task, experiment.target, maker, summary)
+        export_student(folder / "student", experiment.student, experiment.task, experiment.target, maker, summary,
+                       experiment.recipe.data.dir)  # fmt: skip
     ranks.wait()
     for table in shown:
         screen.say(table)
