@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.feeding.batch import Batch
 from ..data.view import modality_of
 from ..engine.progress import Screen
 from ..errors import ConfigError
@@ -73,7 +72,8 @@ class Asking:
             raise ConfigError(f"task {experiment.task.name}: its answers are maps, not classes; there is no demo of it")
         self.kinds, self._readers = readers(material)
         self.device, self.several = experiment.accelerator.device, experiment.task.multilabel
-        self.title = f"{experiment.task.title}: a student that sees {modality_of(experiment.target)}"
+        name = experiment.task.name if material.data is None else experiment.task.title
+        self.title = f"{name}: a student that sees {modality_of(experiment.target)}"
         count = experiment.task.num_classes
         self.classes = list(experiment.task.class_names) or [str(i) for i in range(count)]
         student = Student.from_pretrained(run / "student").to(self.device)
@@ -91,7 +91,7 @@ class Asking:
             ConfigError: nothing was given.
         """
         given = {name: raw for name, kind in self.kinds.items()
-                 if (raw := decoded(kind, values.get(name), name)) is not None}  # fmt: skip
+                 if (raw := decoded(kind, values[name], name)) is not None}  # fmt: skip
         if not given:
             raise ConfigError("nothing given yet: draw, record, type or drop something, then ask")
         views = tuple(view for network in self.networks for view in network.views)
@@ -119,11 +119,10 @@ class Asking:
         if not firsts:
             return []
         inputs, _ = split.fetch(np.array(firsts), views)
-        batch = Batch({name: x.float() for name, x in inputs.items()}, label[firsts])
         return [
             Sample(f"{self.classes[int(label[position])]} (instance {position})",
-                   tile([(self.kinds[view], batch.inputs[view][at].numpy()) for view in views]),
-                   {view: batch.inputs[view][at : at + 1] for view in views})
+                   tile([(self.kinds[view], inputs[view][at].numpy()) for view in views]),
+                   {view: inputs[view][at : at + 1] for view in views})
             for at, position in enumerate(firsts)
         ]  # fmt: skip
 

@@ -10,7 +10,8 @@ from ..markup import plain
 from .asking import Answer, Asking
 
 _SHOWN, _LETTERS = 5, 5000
-_NOTE = "Everything happens on this machine: nothing is sent anywhere, and what you give is deleted when the page's server ends."
+_NOTE = "Everything happens on this machine. Nothing is sent anywhere, and nothing of what you give is kept."
+CSS = ".gradio-container {max-width: 60rem !important; margin: auto}"
 # Fonts of the machine: none is fetched.
 _FONTS = ("system-ui", "sans-serif")
 
@@ -32,46 +33,52 @@ def build(asking: Asking, keep_seconds: int) -> Any:
 
     with gr.Blocks(title="mstdistill demo", analytics_enabled=False, delete_cache=(keep_seconds, keep_seconds)) as page:
         gr.Markdown(f"# {plain(asking.title)}\n\n{_NOTE}")
-        with gr.Row():
-            inputs = [_input(gr, name, kind) for name, kind in asking.kinds.items()]
+        inputs = [part for name, kind in asking.kinds.items() for part in _inputs(gr, name, kind)]
         ask = gr.Button("Ask", variant="primary", elem_id="ask")
         gallery = _gallery(gr, asking) if asking.samples else None
         told = gr.Markdown("Nothing asked yet.", elem_id="told")
         with gr.Row():
             bars = [gr.Label(label=network.title, num_top_classes=_SHOWN, elem_id=f"says-{number}")
                     for number, network in enumerate(asking.networks)]  # fmt: skip
-        ask.click(_given(gr, asking), inputs, [told, *bars], api_visibility="private")
+        ask.click(_given(asking), inputs, [told, *bars], api_visibility="private")
         if gallery is not None:
             gallery.select(_clicked(gr, asking), None, [told, *bars], api_visibility="private")
     return page
 
 
-def _input(gr: Any, name: str, kind: str) -> Any:
+def _inputs(gr: Any, name: str, kind: str) -> list[Any]:
+    """Where a modality is given: of a picture two places, for a drawing and for a file."""
     if kind == "image":
-        return gr.ImageEditor(
-            label=f"{name}: draw here, or drop a picture", type="pil", sources=("upload", "clipboard"), format="png",
-            canvas_size=(320, 320), layers=False, transforms=(), buttons=[],
-            brush=gr.Brush(default_size=24, colors=["#000000"], color_mode="fixed"),
+        drawing = gr.Sketchpad(
+            label=f"{name}: draw here", type="pil", format="png", canvas_size=(320, 320), layers=False, transforms=(),
+            buttons=[], brush=gr.Brush(default_size=24, colors=["#000000"], color_mode="fixed"), elem_id=f"draw-{name}",
         )  # fmt: skip
+        dropped = gr.Image(label=f"{name}: or drop a picture, which goes before a drawing", type="filepath",
+                           image_mode=None, sources=["upload", "clipboard"], height=160, buttons=[],
+                           elem_id=f"drop-{name}")  # fmt: skip
+        return [dropped, drawing]
     if kind == "audio":
-        return gr.Audio(label=f"{name}: record, or drop a sound", type="filepath", sources=["microphone", "upload"],
-                        buttons=[])  # fmt: skip
-    return gr.Textbox(label=f"{name}: type here", lines=3, max_length=_LETTERS)
+        return [gr.Audio(label=f"{name}: record, or drop a sound", type="filepath", sources=["microphone", "upload"],
+                         buttons=[], elem_id=f"drop-{name}")]  # fmt: skip
+    return [gr.Textbox(label=f"{name}: type here", lines=3, max_length=_LETTERS, elem_id=f"type-{name}")]
 
 
 def _gallery(gr: Any, asking: Asking) -> Any:
+    gr.Markdown("Or click one of the data: the first instance of each class, as the networks see it.")
     tiles = [(sample.picture, sample.title) for sample in asking.samples]
-    return gr.Gallery(tiles, label="or click one of the data: the first instance of each class, as networks see it",
-                      columns=5, height="auto", allow_preview=False, interactive=False, format="png", buttons=[],
-                      elem_id="samples")  # fmt: skip
+    return gr.Gallery(tiles, show_label=False, columns=5, height="auto", object_fit="contain", allow_preview=False,
+                      interactive=False, format="png", buttons=[], elem_id="samples")  # fmt: skip
 
 
-def _given(gr: Any, asking: Asking) -> Callable[..., list[Any]]:
+def _given(asking: Asking) -> Callable[..., list[Any]]:
     def answer(*values: Any) -> list[Any]:
+        rest = iter(values)
+        given = {name: (next(rest), next(rest)) if kind == "image" else next(rest)
+                 for name, kind in asking.kinds.items()}  # fmt: skip
         try:
-            return _shown("What was given.", asking.answer(dict(zip(asking.kinds, values, strict=True))))
+            return _shown("What was given.", asking.answer(given))
         except MstdistillError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            return [plain(str(error)), *(None for _ in asking.networks)]
 
     return answer
 

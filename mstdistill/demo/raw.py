@@ -64,11 +64,15 @@ def decoded(kind: str, value: Any, modality: str) -> Any:
     return value if value and value.strip() else None
 
 
-def _picture(value: Mapping[str, Any] | None, where: str) -> Any:
-    """The drawing, over what was dropped; None: neither."""
-    if value is None or value.get("composite") is None:
+def _picture(value: tuple[Any, Mapping[str, Any] | None], where: str) -> Any:
+    """The picture that was dropped, else the drawing; None: neither."""
+    dropped, drawing = value
+    if dropped is not None:
+        return decode_image(dropped, where)
+    composite = None if drawing is None else drawing.get("composite")
+    if composite is None:
         return None
-    whole = decode_image(value["composite"], where)
+    whole = decode_image(composite, where)
     return None if np.ptp(np.asarray(whole.convert("L"))) == 0 else whole
 
 

@@ -57,7 +57,7 @@ def _server(asking: Any) -> Any:
     from PIL import Image
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from .page import build, theme
+    from .page import CSS, build, theme
 
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -65,7 +65,7 @@ def _server(asking: Any) -> Any:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[ADDRESS, "localhost"])
     gr.mount_gradio_app(
         app, build(asking, KEEP_SECONDS), "/", server_name=ADDRESS, max_file_size=MOST_BYTES, run_history=False,
-        footer_links=[], show_error=True, ssr_mode=False, mcp_server=False, pwa=False, theme=theme(),
+        footer_links=[], show_error=True, ssr_mode=False, mcp_server=False, pwa=False, theme=theme(), css=CSS,
     )  # fmt: skip
     return uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
 
