@@ -11,7 +11,13 @@ from .asking import Answer, Asking
 
 _SHOWN, _LETTERS = 5, 5000
 _NOTE = "Everything happens on this machine. Nothing is sent anywhere, and nothing of what you give is kept."
-CSS = ".gradio-container {max-width: 60rem !important; margin: auto}"
+CSS = ".gradio-container {width: 100%; max-width: 60rem !important; margin: auto}"
+# The brush in hand from the start: Gradio's canvas begins with none, and says so only in small print.
+_BRUSH = """() => { let tries = 100; const wait = setInterval(() => {
+  const found = document.querySelectorAll('[id^="draw-"] button[aria-label="Brush"]');
+  found.forEach(button => button.click());
+  if (found.length || !--tries) clearInterval(wait);
+}, 100) }"""
 # Fonts of the machine: none is fetched.
 _FONTS = ("system-ui", "sans-serif")
 
@@ -43,6 +49,8 @@ def build(asking: Asking, keep_seconds: int) -> Any:
         ask.click(_given(asking), inputs, [told, *bars], api_visibility="private")
         if gallery is not None:
             gallery.select(_clicked(gr, asking), None, [told, *bars], api_visibility="private")
+        if "image" in asking.kinds.values():
+            page.load(None, js=_BRUSH)
     return page
 
 
