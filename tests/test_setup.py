@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Takes a package for installed by its metadata, as pip does; told to stall, it waits with the package's half written.
-FAKE = '''
+FAKE = """
 import os, pathlib, sys, time
 if "--version" in sys.argv:
     sys.exit()
@@ -32,7 +32,7 @@ if not (site / "torch-2.0.dist-info").exists():
         print("Downloading torch", flush=True)
         time.sleep(600)
     (site / "torch" / "large.bin").write_text("all of it")
-'''
+"""
 
 
 class Clone:
