@@ -4,6 +4,7 @@ by a published task's own way from raw values."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def readers(material: Material) -> tuple[dict[str, str], dict[str, Reader]]:
         card = card_of(task, material.recipe.data.dir)
         for modality, read in task.raw.items():
             kinds[modality] = task.forms[modality].kind
-            found[modality] = lambda value, read=read: read(value, card)
+            found[modality] = partial(_of_task, read, card)
     if target not in kinds:
         what = "an array, which nobody draws, records or types" if material.data is not None else (
             "features, and the task has no way from a picture or a sound to them")  # fmt: skip
@@ -74,6 +75,10 @@ def _picture(value: tuple[Any, Mapping[str, Any] | None], where: str) -> Any:
         return None
     whole = decode_image(composite, where)
     return None if np.ptp(np.asarray(whole.convert("L"))) == 0 else whole
+
+
+def _of_task(read: Callable[[Any, Any], np.ndarray], card: Any, value: Any) -> np.ndarray:
+    return read(value, card)
 
 
 def _of_own(view: View) -> Reader:
