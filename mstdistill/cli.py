@@ -12,7 +12,7 @@ import typer
 from . import export_command, push_command
 from .data.options import OUT
 from .errors import ConfigError, DataError, LostProcess, MstdistillError, nearest
-from .page_commands import report, watch
+from .page_commands import demo, report, watch
 from .prepare_command import PrepareCommand, parse
 from .settings import commands, complete
 from .settings.arguments import Overrides, Preset, Recipe
@@ -440,7 +440,7 @@ def import_checkpoint(
                  f"{turned}; in a recipe:  weights: {out}")  # fmt: skip
 
 
-for command in (report, watch, commands.settings, commands.new, commands.completion):
+for command in (report, watch, demo, commands.settings, commands.new, commands.completion):
     app.command()(command)
 
 

@@ -400,6 +400,12 @@ def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
         DataError: no run there.
         ConfigError: its recipe names what this version doesn't know.
     """
+    experiment, material = load_run(folder, screen)
+    return experiment, material.recipe
+
+
+def load_run(folder: Path, screen: Screen) -> tuple[Experiment, Material]:
+    """As `load_experiment`, with what the recipe's run is made of."""
     recipe = _recipe_of(folder)
     material = Material(recipe)
     accelerator = start(recipe.precision)
@@ -407,7 +413,7 @@ def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
     splits = material.splits(screen)
     trainer = Trainer(accelerator, recipe.run, recipe.seed, screen)
     experiment = Experiment(recipe, material.task, splits, student, teachers, folder, trainer, material.target)
-    return experiment, recipe
+    return experiment, material
 
 
 def _recipe_of(folder: Path) -> Recipe:

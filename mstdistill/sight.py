@@ -39,7 +39,8 @@ def complete(
         for line in completeness(splits[name], called):
             say(line)
         for teacher in teachers if name != "test" else ():
-            if not _seen(teacher, splits[name]).any():
+            seen = teacher.sees(_tensors(splits[name]))
+            if seen is not None and not seen.any():
                 wanted = " and ".join(map(modality_of, teacher.modalities))
                 raise DataError(f"{called}: no instance has {wanted}, which teacher {teacher.name!r} sees; leave the "
                                 "teacher out")  # fmt: skip
@@ -48,7 +49,8 @@ def complete(
 
 def sees_all(teacher: Teacher, split: Split) -> bool:
     """Whether a teacher can see every instance."""
-    return bool(_seen(teacher, split).all())
+    seen = teacher.sees(_tensors(split))
+    return seen is None or bool(seen.all())
 
 
 def sight(teachers: Sequence[Teacher], module: nn.Module, view: Sequence[str]) -> Callable[[Batch], Tensor | None]:
@@ -65,11 +67,6 @@ def shows(teachers: Sequence[Teacher], module: nn.Module, view: Sequence[str], s
 
 def _lenient(teachers: Sequence[Teacher], module: nn.Module) -> bool:
     return any(teacher.module is module and teacher.missing == "zero" for teacher in teachers)
-
-
-def _seen(teacher: Teacher, split: Split) -> Tensor:
-    found = teacher.sees(_tensors(split))
-    return torch.ones(1, dtype=torch.bool) if found is None else found
 
 
 def _tensors(split: Split) -> Mapping[str, Tensor]:

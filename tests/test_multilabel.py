@@ -182,6 +182,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("method", "why"), [
     ("dkd", "it looks for the one true class"), ("crd", "it draws negatives"), ("dist", "it compares distributions"),
     ("mlld", "it compares distributions"), ("ofa", "it looks for the one"), ("c2kd", "it looks for the one"),
+    ("pseudo", "it takes the surest class"),
 ])  # fmt: skip
 def test_methods_of_one_class_are_refused(method: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"method {method} can't run a multi-label task: {why}"):

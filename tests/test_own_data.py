@@ -251,6 +251,31 @@ def test_streamed_data_are_the_same(tmp_path: Path) -> None:
     assert np.allclose(again, np.array(arrays(30)["wide"])[[7, 20, 3]])
 
 
+def test_a_table_of_paths_is_pictures_and_sounds(tmp_path: Path) -> None:
+    """Where its files are; another file is other data; an empty cell is missing; words like files' names stay words."""
+    from scripts.shapes_and_tones import make
+
+    make(tmp_path, count=12, heard=0.6)
+    table = tmp_path / "labels.csv"
+    head, *rows = table.read_text().splitlines()
+    said = [f"{head},words,gone", *(f"{row},file.wav,no-such-folder/{i}.png" for i, row in enumerate(rows))]
+    table.write_text("\n".join(said))
+    data = open_own(DataSettings(dir=str(table), label="kind", missing="allow"))
+    assert data.kinds == {"picture": "image", "sound": "audio", "words": "text", "gone": "text"}
+    assert data.rows.decoded(("all", 3), "picture").size == (32, 32)
+    lacking = [data.rows.absent(("all", i), "sound") for i in range(12)]
+    assert lacking == [not row.split(",")[1] for row in rows]
+    assert 0 < sum(lacking) < 12
+    samples, rate = data.rows.decoded(("all", lacking.index(False)), "sound")
+    assert (len(samples), rate) == (8000, 16_000)
+    (tmp_path / "pictures/0003.png").write_bytes((tmp_path / "pictures/0004.png").read_bytes() + b"more")
+    again = open_own(DataSettings(dir=str(table), label="kind", missing="allow"))
+    assert again.fingerprint != data.fingerprint
+    (tmp_path / "pictures/0005.png").unlink()
+    with pytest.raises(DataError, match=r"picture of all/5: .*0005.png"):
+        open_own(DataSettings(dir=str(table), label="kind")).rows.decoded(("all", 5), "picture")
+
+
 def test_broken_pictures_and_sounds_are_named(tmp_path: Path) -> None:
     import datasets
 

@@ -28,7 +28,7 @@ from mstdistill.planning.engines import DDP, ENGINES, SINGLE, Setting, exchange,
 from mstdistill.planning.figures import figures_of
 from mstdistill.planning.ledger import Ledger, Moment, Phase, Work
 from mstdistill.planning.machines import GPUS, find_machine
-from mstdistill.planning.plan import Plan, Request, weigh
+from mstdistill.planning.plan import Plan, Request, make_plan, weigh
 from mstdistill.planning.profile import Sized, StageProfile
 from mstdistill.planning.rehearsal import SMALL, PlannedExperiment, _units, rehearse
 from mstdistill.planning.roofline import kernel_seconds
@@ -472,3 +472,12 @@ def test_an_operator_that_refuses_made_up_numbers_counts_as_expected() -> None:
     wide = timing.Spec(torch.float32, (3, 2), (2, 1))
     call = timing.Call(torch.ops.aten.linalg_cholesky.default, ("list", wide), ("list",))
     assert Timer().seconds(call, 0.25) == 0.25
+
+
+def test_few_labels_are_planned_with_their_rounds() -> None:
+    plan = make_plan(
+        Request(config.load("av-digits", ["data.labelled=0.1", "rounds.epochs=4"], ["labels"]), "h100", 1, 1)
+    )
+    named = {profile.name: profile.epochs for profile in plan.profiles}
+    assert [named[f"round-{number}"] for number in (1, 2, 3)] == [4, 4, 4]
+    assert "specialise" not in named  # no masks

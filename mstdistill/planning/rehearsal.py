@@ -105,6 +105,14 @@ class PlannedExperiment(Experiment):
         trainer = Trainer(_Stand(recipe.precision), recipe.run.model_copy(update={"cuda_graph": False}), 0, quiet)
         super().__init__(recipe, material.task, splits, student, teachers, folder, trainer, material.target)
 
+    def _look_for_labels(self) -> None:
+        """Which instances have none isn't known of data that aren't there."""
+
+    @property
+    def partly_labelled(self) -> bool:
+        data = self.recipe.data
+        return data.unlabelled == "learn" or (data.labelled is not None and data.labelled < 1)
+
     def _try(self) -> None:
         """Trials look at numbers and copy networks."""
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from ...errors import ConfigError, DataError, first_line
 from ..place import home
+from .paths import with_files
 
 HUB = "hub:"
 # Larger repositories are prepared straight from the hub.
@@ -73,7 +74,11 @@ def open_raw(location: str, streaming: bool | Literal["auto"] = "auto") -> Raw:
             size = builder.info.download_size or builder.info.dataset_size or 0
             streaming = location.startswith(HUB) and size > STREAM_BYTES
         splits = dict(datasets.load_dataset(**arguments, streaming=streaming))
-        return Raw(splits, streaming, f"{builder.hash}|{builder.info.version}|{builder.config_id}")
+        identity = f"{builder.hash}|{builder.info.version}|{builder.config_id}"
+        if not streaming and path.is_file():
+            splits, files = with_files(splits, path.parent)
+            identity += f"|{files}" if files else ""
+        return Raw(splits, streaming, identity)
 
 
 def _unbracketed(folder: Path) -> Path:
