@@ -252,7 +252,7 @@ def test_streamed_data_are_the_same(tmp_path: Path) -> None:
 
 
 def test_a_table_of_paths_is_pictures_and_sounds(tmp_path: Path) -> None:
-    """Where its files are; another file is other data; an empty cell is missing; words like files' names stay words."""
+    """Another file is other data; an empty cell is missing; words that only end like files stay words."""
     from scripts.shapes_and_tones import make
 
     make(tmp_path, count=12, heard=0.6)

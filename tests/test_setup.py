@@ -1,4 +1,4 @@
-"""What `scripts/setup.sh` leaves when it is stopped, and how the next call mends it; with made-up installers."""
+"""What `scripts/setup.sh` leaves when it is stopped, and how the next call mends it, with made-up installers."""
 
 from __future__ import annotations
 
