@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from . import export_command
+from . import export_command, push_command
 from .data.options import OUT
 from .errors import ConfigError, DataError, LostProcess, MstdistillError, nearest
-from .page_commands import report, watch
+from .page_commands import demo, report, watch
 from .prepare_command import PrepareCommand, parse
 from .settings import commands, complete
 from .settings.arguments import Overrides, Preset, Recipe
@@ -407,6 +407,7 @@ def taps(
 
 
 app.command()(export_command.export)
+app.command()(push_command.push)
 
 
 @app.command("import")
@@ -439,7 +440,7 @@ def import_checkpoint(
                  f"{turned}; in a recipe:  weights: {out}")  # fmt: skip
 
 
-for command in (report, watch, commands.settings, commands.new, commands.completion):
+for command in (report, watch, demo, commands.settings, commands.new, commands.completion):
     app.command()(command)
 
 

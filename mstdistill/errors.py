@@ -31,6 +31,10 @@ class DataError(MstdistillError):
     """Missing, truncated, swapped or impossible data."""
 
 
+class HubError(MstdistillError):
+    """The Hugging Face Hub can't be reached, refuses what was asked of it, or has no such thing."""
+
+
 class CheckpointError(MstdistillError):
     """A checkpoint or run folder that can't be continued or written."""
 

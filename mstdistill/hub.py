@@ -23,21 +23,29 @@ def fetching(owner: str, source: str, what: str) -> Iterator[None]:
     Raises:
         ConfigError: an unknown id, a hub that can't be reached, a folder without the files.
     """
-    import transformers
-
     if _looks_like_path(source) and not Path(source).expanduser().exists():
         raise ConfigError(f"{owner}: there is no folder {source}; give a hub id (org/name) or a downloaded folder")
-    before, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     try:
-        yield
+        with quiet():
+            yield
     except MstdistillError:
         raise
     except ImportError as error:
         raise ConfigError(f"{owner}: {what} of {source} needs a package: {first_line(error)}") from None
     except Exception as error:  # transformers, the hub's client and its transport each have kinds of their own
         raise ConfigError(f"{owner}: {_why(source, what, error)}") from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block transformers says nothing but errors."""
+    import transformers
+
+    before, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
     finally:
         transformers.logging.set_verbosity(before)
         if bars:

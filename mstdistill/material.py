@@ -83,7 +83,7 @@ class Material:
         settings = self.student.settings
         # the folder holds trained weights: it needs no file to start from, which may be gone by then
         options = {name: value for name, value in settings.options.items() if name != "imagenet"}
-        return {"backbone": settings.backbone, "options": options, "hf": settings.hf}
+        return {"backbone": settings.backbone, "options": options, "hf": settings.hf, "pretrained": settings.pretrained}
 
     def splits(self, screen: Screen) -> dict[str, Split]:
         """The instances; a user's own data are prepared on first use."""

@@ -1,4 +1,4 @@
-"""Commands around pages: of a finished run or a suite; and a server, to watch one in a browser."""
+"""Commands around pages: of a finished run or a suite; servers, to watch one or to try a student in a browser."""
 
 from __future__ import annotations
 
@@ -65,3 +65,23 @@ def watch(
     from .report.watch import serve
 
     serve(folder, port, typer.echo)
+
+
+def demo(
+    run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="of this machine; 0: any that is free")] = 8731,
+) -> None:
+    """Try a run's student in this machine's browsers, beside the student alone and the teachers, until Ctrl-C.
+
+    Draw or drop a picture, record or drop a sound, type a text: what the networks see decides what is asked for. Nothing
+    leaves the machine and nothing is kept. Needs the extra: pip install 'mstdistill[demo]'
+
+    Example: mstdistill demo runs/av-digits-image-mst-seed0
+    """
+    from . import refusals
+
+    refusals.demo(run)
+    from .demo.serve import listener, serve
+
+    with listener(port) as door:
+        serve(run, door, typer.echo)

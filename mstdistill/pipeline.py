@@ -372,7 +372,8 @@ def _finish(experiment: Experiment, summary: dict[str, Any], maker: Mapping[str,
     if ranks.rank() == 0:
         write_text(folder / "summary.json", json.dumps(summary, indent=1))
         write_text(folder / "summary.md", markdown)
-        export_student(folder / "student", experiment.student, experiment.task, experiment.target, maker, summary)
+        export_student(folder / "student", experiment.student, experiment.task, experiment.target, maker, summary,
+                       experiment.recipe.data.dir)  # fmt: skip
     ranks.wait()
     for table in shown:
         screen.say(table)
@@ -399,6 +400,12 @@ def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
         DataError: no run there.
         ConfigError: its recipe names what this version doesn't know.
     """
+    experiment, material = load_run(folder, screen)
+    return experiment, material.recipe
+
+
+def load_run(folder: Path, screen: Screen) -> tuple[Experiment, Material]:
+    """As `load_experiment`, with what the recipe's run is made of."""
     recipe = _recipe_of(folder)
     material = Material(recipe)
     accelerator = start(recipe.precision)
@@ -406,7 +413,7 @@ def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
     splits = material.splits(screen)
     trainer = Trainer(accelerator, recipe.run, recipe.seed, screen)
     experiment = Experiment(recipe, material.task, splits, student, teachers, folder, trainer, material.target)
-    return experiment, recipe
+    return experiment, material
 
 
 def _recipe_of(folder: Path) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from .config import Recipe
@@ -49,6 +50,19 @@ def unfinished(run: Path, mark: str = "student/config.json") -> None:
     """
     if not (run / mark).exists():
         raise DataError(f"{run} holds no finished run; train it to its end first")
+
+
+def demo(run: Path) -> None:
+    """A demo of nothing, or without what it is made with.
+
+    Raises:
+        DataError: no finished run.
+        ConfigError: the extra isn't installed.
+    """
+    unfinished(run, "summary.json")
+    unfinished(run)
+    if find_spec("gradio") is None:
+        raise ConfigError("mstdistill demo needs gradio, an extra: pip install 'mstdistill[demo]'")
 
 
 def data(location: str) -> None:

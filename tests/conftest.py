@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +55,25 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Rotation(config.rootpath), "rotation")
     if os.environ.get("TRITON_INTERPRET") == "1":
         speed_up()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium of the system; where CI demands it, its absence is a failure."""
+    found = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+    )
+    if not found:
+        message = "needs a browser: apt-get install chromium"
+        if os.environ.get("MSTDISTILL_REQUIRE_BROWSER"):
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"], timeout=60_000)
+        yield started
+        started.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,10 +3,8 @@ readable in light and dark, printable."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +22,6 @@ from .test_suite import record, write_suite
 pytestmark = pytest.mark.slow
 FAST = ["cotrain.epochs=2", "specialise.epochs=1", "distill.epochs=2", "alone.epochs=2", "run.trackers=[]",
         "data.limit=300"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium of the system; where CI demands it, its absence is a failure."""
-    found = next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
-    )
-    if not found:
-        message = "needs a browser: apt-get install chromium"
-        if os.environ.get("MSTDISTILL_REQUIRE_BROWSER"):
-            pytest.fail(message)
-        pytest.skip(message)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"], timeout=60_000)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ from mstdistill.engine.progress import Screen
 from mstdistill.errors import ConfigError
 from mstdistill.export import checking, names, timing, to_onnx, to_safetensors
 from mstdistill.export.exporting import Exported
-from mstdistill.export.rows import RandomRows
+from mstdistill.export.rows import RandomRows, SplitRows
 from mstdistill.pipeline import load_data, train
 
 from . import tiny_hub
@@ -272,6 +272,20 @@ def test_labels_that_do_not_count_are_left_out() -> None:
     assert (
         found.as_dict() | {"predictions": 4, "equal": 0.75, "accuracy": 0.5, "student_accuracy": 1.0} == found.as_dict()
     )
+
+
+def test_several_classes_at_once_are_each_a_prediction() -> None:
+    found, want = checking.Agreement(), torch.tensor([[1.0, -1, 2], [-1, -1, 1]])
+    found.add(want * torch.tensor([1, 1, -0.1]), want, torch.tensor([[1, 0, -1], [1, 0, 1]]), None)
+    told = {"rows": 2, "predictions": 6, "equal": 4 / 6, "accuracy": 3 / 5, "student_accuracy": 4 / 5}
+    assert found.as_dict() | told == found.as_dict()
+
+
+def test_rows_without_the_modality_are_left_out() -> None:
+    split: Any = TensorSplit({"m": torch.arange(6.0).view(6, 1)}, torch.zeros(6, dtype=torch.int64))
+    split.present = {"m": np.array([1, 0, 1, 1, 0, 1], dtype=bool)}
+    assert SplitRows(split, "m").take(0, 4)[0].flatten().tolist() == [0, 2, 3, 5]
+    assert SplitRows(split, "m", 2).index.tolist() == [0, 5]
 
 
 # Students of all tasks

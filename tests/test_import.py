@@ -46,6 +46,7 @@ LIGHT = [
     (["export", "nowhere", "there"], 2),
     (["export", "nowhere", "there", "--format", "onx"], 2),
     (["export", ".", "there", "--format", "onx"], 2),
+    (["push", "nowhere", "org/name"], 2),
     (["check", "nowhere"], 2),
     (["import", "x.pth", "--backbone", "CNN-J", "--out", "x.safetensors"], 2),
     (["reproduce", "av-digit"], 2),

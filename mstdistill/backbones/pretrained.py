@@ -17,6 +17,8 @@ from .huggingface import ClassifierNet, HuggingFaceNet, PooledNet, TwoTowerNet
 
 _CLASSIFIERS = {"image": "ForImageClassification", "audio": "ForAudioClassification",
                 "text": "ForSequenceClassification"}  # fmt: skip
+# Under this key a folder that transformers takes tells what the student is.
+OURS = "mstdistill"
 # Where more of a model's tensors than this are missing from its weights, they are weights of something else.
 _LARGEST_MISSING = 0.5
 
@@ -90,12 +92,17 @@ def rebuild(
 ) -> HuggingFaceNet:
     """A network as `HuggingFaceNet.describe` and `save_files` left it, with weights still to be loaded.
 
+    Args:
+        folder: where config and processor lie.
+
     Raises:
         ConfigError: its config is missing or damaged.
     """
     ports = [Port(p["kind"], tuple(p["names"]), tuple(p["shape"]), p["stacked"]) for p in facts["ports"]]
     settings = ModelSettings(hf=str(folder), pretrained=False, head=facts["head"], trust_remote_code=trust_remote_code)
     config = read_config(settings, "student", num_classes)
+    if hasattr(config, OURS):
+        delattr(config, OURS)  # of the folder, not of the model
     model, _ = _load(settings, config, _auto_class(facts["head"], settings, config, ports, "student"), "student")
     if facts.get("pooler") is False and getattr(model, "pooler", None) is not None:
         model.pooler = None

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .options import Checking, Option
 
+if TYPE_CHECKING:
+    import numpy as np
+
 SPLITS = ("train", "validation", "test")
+Raw = Callable[[Any, Mapping[str, Any]], "np.ndarray"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Task:
         embedded: needs no files: prepared by itself on first use.
         version: changes when `prepare` makes other data from the same settings.
         forms: how modalities, or views of them, lie in their tensors, where that is known.
+        raw: from what a person draws (a PIL picture) or records (samples [n], rate) to a modality's tensor, for those
+            that have such a way; called with the value and the prepared data's card, raises DataError.
     """
 
     name: str
@@ -58,6 +65,7 @@ class Task:
     options: Mapping[str, Option] = field(default_factory=dict)
     multilabel: bool = False
     forms: Mapping[str, Form] = field(default_factory=dict)
+    raw: Mapping[str, Raw] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.prepare is not None:

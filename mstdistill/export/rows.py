@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..backbones.huggingface import HuggingFaceNet
 from ..data.decode.processors import Port
+from ..data.present import presence
 from ..data.split import Split
 from ..errors import ConfigError
 from .intake import Intake
@@ -36,7 +37,7 @@ class Rows(Protocol):
 
 
 class SplitRows:
-    """A split's rows.
+    """A split's rows, those that lack the student's modality left out.
 
     Args:
         view: the tensor of a batch that the student takes.
@@ -46,10 +47,11 @@ class SplitRows:
     random = False
 
     def __init__(self, split: Split, view: str, most: int | None = None) -> None:
-        count = len(split)
         self.split, self.view = split, view
-        spread = np.linspace(0, count - 1, min(most or count, count)).round() if count else np.zeros(0)
-        self.index = np.unique(spread.astype(np.int64))
+        there = presence(split).get(view)
+        known = np.arange(len(split)) if there is None else np.flatnonzero(there)
+        spread = np.linspace(0, max(len(known) - 1, 0), min(most or len(known), len(known))).round()
+        self.index = known[np.unique(spread.astype(np.int64))]
 
     def __len__(self) -> int:
         return len(self.index)

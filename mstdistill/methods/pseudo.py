@@ -31,7 +31,7 @@ def pseudo_rows(student: Tensor, teacher: Tensor, threshold: float) -> Tensor:
 
 
 class Pseudo(Baseline):
-    """Hard labels of one teacher; any task of one class."""
+    """Hard labels of one teacher; any task."""
 
     class Options(Settings):
         threshold: float = Field(0.8, ge=0, le=1, description="probability from which a class counts as known")

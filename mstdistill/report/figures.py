@@ -46,7 +46,7 @@ def run_figures(
     """
     folder, split = experiment.folder, page_split(experiment)
     networks = {
-        name: network for name, network in _networks(experiment, student, with_alone=known is None).items()
+        name: network for name, network in networks_of(experiment, student, with_alone=known is None).items()
         if experiment.judges(network[1], split) and shows(experiment.teachers, *network, experiment.splits[split])
     }  # fmt: skip
     started = time.monotonic()
@@ -103,7 +103,7 @@ def _specialised(experiment: Experiment) -> Ensemble:
     return ensemble
 
 
-def _networks(
+def networks_of(
     experiment: Experiment, student: nn.Module, with_alone: bool
 ) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:  # fmt: skip
     """The networks of the final table whose weights the run has kept; teachers hold theirs afterwards.

@@ -63,8 +63,13 @@ def server(folder: Path, port: int) -> ThreadingHTTPServer:
     try:
         return ThreadingHTTPServer((ADDRESS, port), Handler)
     except OSError as error:
-        why = "in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error)).lower()
-        raise ConfigError(f"--port {port}: {why}; give another one, or 0 for any that is free") from None
+        raise no_port(port, error) from None
+
+
+def no_port(port: int, error: OSError) -> ConfigError:
+    """Why a port can't be had, in a line."""
+    why = "in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error)).lower()
+    return ConfigError(f"--port {port}: {why}; give another one, or 0 for any that is free")
 
 
 def serve(folder: Path, port: int, say: Callable[[str], None]) -> None:

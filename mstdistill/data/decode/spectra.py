@@ -87,6 +87,38 @@ def fit_length(wave: Tensor, length: int) -> Tensor:
     return wave[..., extra // 2 : extra // 2 + length]
 
 
+def loudest(wave: Tensor, length: int) -> Tensor:
+    """The window [length] of a waveform [n] with the most energy, of unit root mean square where it sounds; what is
+    shorter stands in the middle of silence.
+
+    Raises:
+        DataError: silence.
+    """
+    missing = max(0, length - wave.shape[-1])
+    wave = torch.nn.functional.pad(wave, (missing // 2, missing - missing // 2))
+    energy = torch.cat([torch.zeros(1, dtype=torch.float64), wave.double().square().cumsum(0)])
+    start = int((energy[length:] - energy[:-length]).argmax())
+    window = wave[start : start + length]
+    level = window.abs()
+    if float(level.max()) < 1e-4:
+        raise DataError("nothing but silence; record it again, closer")
+    sounds = window[level > 0.05 * level.max()]
+    return window / sounds.square().mean().sqrt()
+
+
+def trimmed(wave: Tensor) -> Tensor:
+    """A waveform [n] without the silence before and after what sounds.
+
+    Raises:
+        DataError: silence.
+    """
+    level = wave.abs()
+    if float(level.max()) < 1e-4:
+        raise DataError("nothing but silence; record it again, closer")
+    sounds = (level > 0.05 * level.max()).nonzero()[:, 0]
+    return wave[int(sounds[0]) : int(sounds[-1]) + 1]
+
+
 def mfcc(wave: Tensor, sample_rate: int, coefficients: int) -> Tensor:
     """MFCCs [coefficients, 1 + n // 512] of a waveform [n], with librosa's defaults (data protocol, RAVDESS): Hann
     windows of 2,048 samples every 512, 128 Slaney mels of the power, decibels with a range of 80, orthonormal DCT."""

@@ -7,12 +7,15 @@ background noise, as a log-mel spectrogram. Splits share no digit image and no (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..decode.spectra import log_mel, resample
+from ..decode.ink import ink
+from ..decode.spectra import log_mel, loudest, resample
 from ..options import Option
 from ..prepared.plan import Watcher
 from ..prepared.store import write
@@ -102,11 +105,34 @@ def _pictures(waves: torch.Tensor) -> np.ndarray:
     return ((picture - mean) / (spread + 1e-6)).unsqueeze(1).numpy()
 
 
+def drawn(picture: Any, card: Mapping[str, Any]) -> np.ndarray:
+    """A drawn digit as the data's [1, 8, 8]: cut to its ink, as high as the tile; the data's noise is left out.
+
+    Raises:
+        DataError: nothing is drawn.
+    """
+    return ink(picture, 8, 8)[None]
+
+
+def heard(sound: tuple[np.ndarray, int], card: Mapping[str, Any]) -> np.ndarray:
+    """A recorded digit as the data's [1, MELS, FRAMES]: the loudest window, over noise as weak as the data's weakest,
+    without which silence would be a level that no training instance has.
+
+    Raises:
+        DataError: silence.
+    """
+    samples, rate = sound
+    wave = loudest(resample(torch.from_numpy(samples), rate, SAMPLE_RATE), round(WINDOW_SECONDS * SAMPLE_RATE))
+    noise = torch.from_numpy(np.random.default_rng(SEED).standard_normal(wave.shape[-1]).astype(np.float32))
+    return _pictures((wave + 10 ** (-NOISE_DB[1] / 20.0) * noise)[None])[0]
+
+
 TASK = Task(
     name="av-digits",
     title="handwritten digits (scikit-learn) with spoken digits (espeak-ng); embedded",
     modalities={"image": (1, 8, 8), "audio": (1, MELS, FRAMES)},
     forms={"image": Form("image"), "audio": Form("audio")},
+    raw={"image": drawn, "audio": heard},
     num_classes=10,
     class_names=tuple(str(i) for i in range(10)),
     prepare=prepare,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ import torch
 
 from ...errors import ConfigError, DataError
 from ..decode import dsp
+from ..decode.ink import ink
 from ..decode.sound import read_wav
-from ..decode.spectra import min_max, resample, square_spectrogram
+from ..decode.spectra import min_max, resample, square_spectrogram, trimmed
 from ..options import WORKERS, Option, max_broken
 from ..prepared.build import build
 from ..prepared.plan import SOURCES, Column, Item, Plan, Watcher
@@ -31,6 +32,7 @@ from .released.av_mnist import arrays_below, plan_of
 
 COMPONENTS = 196
 NOISE_GAIN = 0.009
+RATE = 8000  # of Free Spoken Digit recordings
 TRAIN_SPEAKERS = ("jackson", "nicolas", "theo")
 TEST_SPEAKERS = ("yweweler",)
 _FILES = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t10k-labels")}
@@ -83,7 +85,7 @@ def prepare(
     images, labels, is_test, note = _read_mnist(pictures)
     clips = _read_noise(Path(noise)) if noise else []
     recordings = _index_recordings(sounds)
-    kept = _keep_components(images)
+    kept, mean = _keep_components(images)
     items, turn = [], dict[tuple[bool, int], int]()
     for i, label in enumerate(labels):
         part = bool(is_test[i])
@@ -107,6 +109,7 @@ def prepare(
             "title": TASK.title,
             "note": note,
             "components": COMPONENTS,
+            "mean_image": [round(float(x), 5) for x in mean],
             "sources": {
                 "images": "MNIST (CC BY-SA 3.0)",
                 "audio": "Free Spoken Digit Dataset (CC BY-SA 4.0)",
@@ -206,14 +209,14 @@ def _locate(folder: Path, start: str) -> Path | None:
     return min((path for path in found if path.is_file()), key=lambda path: (path.suffix == ".gz", path), default=None)
 
 
-def _keep_components(images: np.ndarray) -> np.ndarray:
-    """Projected onto the first 196 principal components and back, without the mean (data protocol)."""
+def _keep_components(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Projected onto the first 196 principal components and back, without the mean (data protocol); and the mean."""
     from sklearn.decomposition import PCA
 
     if len(images) < COMPONENTS:
         raise DataError(f"{len(images)} images are too few for {COMPONENTS} principal components")
     pca = PCA(n_components=COMPONENTS, svd_solver="covariance_eigh").fit(images)
-    return (pca.transform(images) @ pca.components_).astype(np.float32)
+    return (pca.transform(images) @ pca.components_).astype(np.float32), pca.mean_
 
 
 def _index_recordings(folder: Path) -> dict[tuple[int, str], list[Path]]:
@@ -274,11 +277,38 @@ def _hear(path: Path, clip: tuple[torch.Tensor, int] | None) -> np.ndarray:
     return square_spectrogram(wave).numpy()
 
 
+def drawn(picture: Any, card: Mapping[str, Any]) -> np.ndarray:
+    """A drawn digit as the data's [1, 28, 28]: 20 pixels high as MNIST's, without the mean picture, scaled to [0, 1];
+    what the principal components leave out stays in.
+
+    Raises:
+        DataError: nothing is drawn, or the data don't tell their mean picture.
+    """
+    if "mean_image" not in card:
+        raise DataError(f"these data don't tell their mean picture, which a drawn one lacks; run mstdistill prepare "
+                        f"{TASK.name} again with --mnist and --fsdd")  # fmt: skip
+    scaled, _ = min_max((ink(picture, 28, 20) - np.asarray(card["mean_image"], np.float32).reshape(28, 28))[None])
+    return scaled
+
+
+def heard(sound: tuple[np.ndarray, int], card: Mapping[str, Any]) -> np.ndarray:
+    """A recorded digit as the data's [1, 112, 112]: silence around it cut off, at the recordings' 8 kHz.
+
+    Raises:
+        DataError: silence.
+    """
+    samples, rate = sound
+    wave = trimmed(resample(torch.from_numpy(samples), rate, RATE))
+    scaled, _ = min_max(square_spectrogram(wave).numpy()[None])
+    return scaled
+
+
 TASK = Task(
     name="av-mnist",
     title="MNIST images with spoken digits (paper); needs MNIST and Free Spoken Digit files",
     modalities={"image": (1, 28, 28), "audio": (1, 112, 112)},
     forms={"image": Form("image"), "audio": Form("audio")},
+    raw={"image": drawn, "audio": heard},
     num_classes=10,
     version=2,
     class_names=tuple(str(i) for i in range(10)),

@@ -38,9 +38,7 @@ def open_splits(
         DataError: nothing prepared there, data of another task, or rows in an order that the paper's groups aren't of.
         ConfigError: `indices` for data with splits of their own.
     """
-    if directory and directory.startswith(HUB):
-        directory = str(download_prepared(directory))
-    folder = folder_of(task, directory)
+    folder = _folder(task, directory)
     if task.embedded and task.prepare and directory is None:
         # one process a node: nodes may not share the folder
         if os.environ.get("LOCAL_RANK", "0") == "0" and not (folder / "card.json").exists():
@@ -59,6 +57,21 @@ def open_splits(
     if indices is not None:
         raise ConfigError(f"data.indices: {folder} has splits of its own; leave it out")
     return limited({name: PreparedSplit(folder, name, card) for name in SPLITS}, limit)
+
+
+def card_of(task: Task, directory: str | None) -> dict[str, Any]:
+    """The card of the data that `open_splits` opens.
+
+    Raises:
+        DataError: nothing prepared there.
+    """
+    return read_card(_folder(task, directory))
+
+
+def _folder(task: Task, directory: str | None) -> Path:
+    if directory and directory.startswith(HUB):
+        directory = str(download_prepared(directory))
+    return folder_of(task, directory)
 
 
 def _check_order(task: Task, card: Mapping[str, Any], folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""A page where a person tries a run's student on what they draw, record or type."""
