@@ -137,7 +137,6 @@ def test_the_server_takes_little_and_shows_nothing_else(served: tuple[str, subpr
     assert status("") == 200
     assert status("", Host="elsewhere.example") == 400
     assert status("gradio_api/file=/etc/passwd") in (403, 404)
-    assert status("docs") == status("openapi.json") == 404
     form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n%s\r\n--x--\r\n'
     upload = {"Content-Type": "multipart/form-data; boundary=x"}
     assert status("gradio_api/upload", form % b"small", **upload) == 200

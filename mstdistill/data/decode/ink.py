@@ -10,12 +10,13 @@ from ...errors import DataError
 from .picture import decode_image
 
 # What counts as ink, as a share of the darkest stroke, and how much lighter than that paper may be.
-_INK, _FAINTEST = 0.25, 0.08
+_INK, _FAINTEST = 0.1, 0.08
 
 
 def ink(picture: Any, size: int, high: int) -> np.ndarray:
-    """The ink of a picture as [size, size] float32 in [0, 1], cut to the strokes, `high` pixels at its longer side and
-    in the middle. Whether strokes are darker or lighter than the paper is told by the picture's border.
+    """The ink of a picture as [size, size] float32 in [0, 1], cut to the strokes, `high` pixels at its longer side, its
+    centre of mass in the middle as far as that fits. Whether strokes are darker or lighter than the paper is told by
+    the picture's border.
 
     Raises:
         DataError: nothing is drawn, or it is no picture.
@@ -32,8 +33,14 @@ def ink(picture: Any, size: int, high: int) -> np.ndarray:
     cut = strokes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = high / max(cut.shape)
     height, width = (max(1, round(side * scale)) for side in cut.shape)
-    small = Image.fromarray(cut).resize((width, height), Image.Resampling.BOX)
+    small = np.asarray(Image.fromarray(cut).resize((width, height), Image.Resampling.BOX))
     found = np.zeros((size, size), dtype=np.float32)
-    top, left = (size - height) // 2, (size - width) // 2
-    found[top : top + height, left : left + width] = np.asarray(small)
+    top, left = _start(small.sum(axis=1), size), _start(small.sum(axis=0), size)
+    found[top : top + height, left : left + width] = small
     return found / max(float(found.max()), 1e-6)
+
+
+def _start(mass: np.ndarray, size: int) -> int:
+    """Where a line of masses begins so that their centre is in the middle of `size`."""
+    centre = float((mass * (np.arange(len(mass)) + 0.5)).sum() / mass.sum())
+    return int(np.clip(round(size / 2 - centre), 0, size - len(mass)))
