@@ -64,8 +64,11 @@ def along(
     places = sorted({place for place, *_ in points})
     bent = places[0] > 0 and places[-1] > 8 * places[0]
     strong = {name for name in curves if not first or name in first}
-    low = min(mean - (half if name in strong else 0) for name, curve in curves.items() for _, mean, half in curve)
-    high = max(mean + (half if name in strong else 0) for name, curve in curves.items() for _, mean, half in curve)
+    means = [mean for _, mean, _ in points]
+    beyond = 0.1 * (max(means) - min(means))  # of few seeds an interval would be the whole picture
+    sides = [(mean - half, mean + half) for name in strong for _, mean, half in curves[name]]
+    low = min(*means, max(min(low for low, _ in sides), min(means) - beyond))
+    high = max(*means, min(max(high for _, high in sides), max(means) + beyond))
     room = 0.04 * (high - low) or 1e-3
     foot = 290.0
     canvas = Canvas(title, foot + _AXIS + 18 * -(-len(curves) // 2) + _PAD)
