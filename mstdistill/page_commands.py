@@ -73,8 +73,8 @@ def demo(
 ) -> None:
     """Try a run's student in this machine's browsers, beside the student alone and the teachers, until Ctrl-C.
 
-    Draw or drop a picture, record or drop a sound, type a text: what the networks see decides what is asked for.
-    Nothing leaves the machine and nothing is kept. Needs the extra: pip install 'mstdistill[demo]'
+    Draw or drop a picture, record or drop a sound, type a text, as the networks see it. Nothing
+    leaves the machine and nothing is kept. Needs the extra: pip install 'mstdistill[demo]'
 
     Example: mstdistill demo runs/av-digits-image-mst-seed0
     """

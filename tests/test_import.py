@@ -41,6 +41,7 @@ LIGHT = [
     (["taps", "CNN-J"], 2),
     (["taps"], 2),
     (["report", "nowhere"], 2),
+    (["demo", "nowhere"], 2),
     (["evaluate", "nowhere"], 2),
     (["evaluate", "nowhere", "--split", "tset"], 2),
     (["export", "nowhere", "there"], 2),

@@ -13,6 +13,7 @@ from ..data.decode.picture import decode_image, pixels
 from ..data.decode.sound import decode_audio
 from ..data.prepared.views import View
 from ..data.sources.published import card_of
+from ..data.task import Raw
 from ..data.view import modality_of
 from ..errors import ConfigError, DataError
 from ..material import Material
@@ -42,7 +43,7 @@ def readers(material: Material) -> tuple[dict[str, str], dict[str, Reader]]:
         card = card_of(task, material.recipe.data.dir)
         for modality, read in task.raw.items():
             kinds[modality] = task.forms[modality].kind
-            found[modality] = partial(_of_task, read, card)
+            found[modality] = _of_task(read, card)
     if target not in kinds:
         what = "an array, which nobody draws, records or types" if material.data is not None else (
             "features, and the task has no way from a picture or a sound to them")  # fmt: skip
@@ -77,8 +78,8 @@ def _picture(value: tuple[Any, Mapping[str, Any] | None], where: str) -> Any:
     return None if np.ptp(np.asarray(whole.convert("L"))) == 0 else whole
 
 
-def _of_task(read: Callable[[Any, Any], np.ndarray], card: Any, value: Any) -> np.ndarray:
-    return read(value, card)
+def _of_task(read: Raw, card: Mapping[str, Any]) -> Reader:
+    return lambda value: read(value, card)
 
 
 def _of_own(view: View) -> Reader:

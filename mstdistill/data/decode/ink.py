@@ -1,4 +1,4 @@
-"""A drawn or photographed sign as small grey pictures hold it: ink alone, light on dark, as large as the picture."""
+"""A drawn or photographed sign as small grey pictures hold it: its ink alone, light on dark, centred."""
 
 from __future__ import annotations
 
