@@ -52,9 +52,9 @@ class Clone:
             (self.site / name).write_text(text)
 
     def start(self, how: str = "", **variables: str) -> subprocess.Popen[str]:
-        env = {name: value for name, value in os.environ.items() if name not in ("INSTALLER", "EXTRAS", "PYTHONPATH")}
+        env = {name: value for name, value in os.environ.items() if name not in ("EXTRAS", "PYTHONPATH")}
         env |= {"PYTHON": sys.executable, "FAKE": how, "SITE": str(self.site), "PATH": f"{self.bin}:/usr/bin:/bin",
-                **variables}  # fmt: skip
+                "INSTALLER": "" if (self.bin / "uv").exists() else "pip", **variables}  # fmt: skip
         script = "set -euo pipefail; source scripts/setup.sh; echo ready"
         return subprocess.Popen(["bash", "-c", script], cwd=self.folder, env=env, text=True, start_new_session=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
