@@ -4,7 +4,6 @@ by a published task's own way from raw values."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
