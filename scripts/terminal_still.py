@@ -52,8 +52,9 @@ def drawn(said: str, title: str) -> str:
     """
     console = Console(record=True, width=_WIDTH, file=io.StringIO(), force_terminal=True, legacy_windows=False)
     console.print(Text(f"$ {title}", style="bold"))
-    for line in said.rstrip().splitlines():
-        console.print(Text.from_ansi(line))
+    for line in map(Text.from_ansi, said.splitlines()):
+        if line.plain.strip():  # where bars of progress stood there are empty ones
+            console.print(line)
     return _FONTS.sub("", console.export_svg(title=title, theme=MONOKAI, unique_id="terminal"))
 
 
