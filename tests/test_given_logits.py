@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from mstdistill import config
 from mstdistill.data.given_logits import GivenLogits, WithLogits, view_of
 from mstdistill.errors import ConfigError, DataError
-from mstdistill.logits_command import write
 from mstdistill.pipeline import train
+from mstdistill.write_logits import write
 
 from .conftest import Command, make_split, refused
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import typer
 
+from mstdistill.commands.prepare import example, parse
 from mstdistill.data.options import Option, flag
 from mstdistill.data.sources.registry import find_task, tasks
 from mstdistill.errors import ConfigError, DataError, MstdistillError
-from mstdistill.prepare_command import example, parse
 
 from .conftest import Command, refused
 

@@ -119,7 +119,7 @@ class _Block:
         self.pixels = given.student.shape[2] if dense else 1
         self.axis = 0 if not dense and not self.mixture and in_columns(*given.student.shape) else 1
         self.student = self._laid(given.student.to(self.acc))
-        self.log_q = self._cool(self.student).log_softmax(dim=self.axis)
+        self.log_q, self.q = self._both(self._cool(self.student))
         self.gradient: Tensor | None = None
         self.at_weights: Tensor | None = None
         self.task: Tensor | None = None
@@ -142,7 +142,7 @@ class _Block:
             at_mean = self._scaled(terms.addcmul_(p, each.unsqueeze(1), value=-1))
             self.at_weights = torch.einsum("b...,bm...->bm" if stack.dim() == 4 else "bc,bmc->bm", at_mean, stack)
         if needs:
-            self.gradient = self._scaled(self._softmax_backward(p.neg_(), self.log_q))
+            self.gradient = self._scaled(self.q - p)
 
     def _to_each(self, needs: bool, needs_weights: bool) -> None:
         given, square = self.given, self.temperature**2
@@ -164,13 +164,15 @@ class _Block:
                 scale = given.kd_scale
                 self.at_weights = every.mul_(square) if scale is None else every * (square * scale).unsqueeze(1)
         if mixed is not None:
-            self.gradient = self._scaled(self._softmax_backward(mixed.neg_(), self.log_q))
-            if given.weights is None and chosen > 1:
-                self.gradient.div_(chosen)
+            if given.weights is None:
+                self.gradient = self._scaled(mixed.div_(-chosen).add_(self.q))
+            else:
+                whole = self._wide(given.weights.sum(dim=1))
+                self.gradient = self._scaled(mixed.neg_().addcmul_(self.q, whole))
 
     def _classify(self, label: Tensor, needs: bool) -> None:
         """The task loss; its gradient is added."""
-        log_s = self.student.log_softmax(dim=self.axis) if self.temperature != 1 else self.log_q
+        log_s, s = (self.log_q, self.q) if self.temperature == 1 else self._both(self.student)
         left = label == self.ignored
         known = label.masked_fill(left, 0).unsqueeze(self.axis)
         loss = log_s.gather(self.axis, known).squeeze(self.axis).neg_().masked_fill_(left, 0.0)
@@ -178,15 +180,15 @@ class _Block:
         if not needs or self.gradient is None:
             return
         scale = self.given.task_scale
-        slope = log_s.new_full((), -1.0) if scale is None else -scale.view(-1, *(1,) * (label.dim() - 1))
+        slope = log_s.new_ones(()) if scale is None else scale.view(-1, *(1,) * (label.dim() - 1))
         slope = slope.expand(label.shape).masked_fill(left, 0.0).unsqueeze(self.axis)
-        towards = torch.zeros_like(log_s).scatter_(self.axis, known, slope)
-        self.gradient.add_(self._softmax_backward(towards, log_s))
+        self.gradient.addcmul_(s, slope).scatter_add_(self.axis, known, slope.neg())
 
-    def _softmax_backward(self, towards: Tensor, log_probs: Tensor) -> Tensor:
-        """From the gradient at log-probabilities to the one at logits, in one pass: g - softmax * sum g."""
-        made: Tensor = torch.ops.aten._log_softmax_backward_data(towards, log_probs, self.axis, self.acc)
-        return made
+    def _both(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithms of the softmax, and the softmax: exponentials, which are what costs here, are taken once."""
+        p = logits.softmax(dim=self.axis)
+        most = logits.amax(dim=self.axis, keepdim=True).sub_(p.amax(dim=self.axis, keepdim=True).log_())
+        return logits - most, p
 
     def _teacher(self, i: int) -> Tensor:
         """Logits [b, C, ...] of each row's i-th teacher over the temperature, laid as the student's."""
@@ -203,8 +205,7 @@ class _Block:
 
     def _divergence(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """sum_c p (log p - log q) [b] or [b, P], p, and the terms of the sum; p = 0 counts as none."""
-        log_p = logits.log_softmax(dim=self.axis)
-        p = log_p.exp()
+        log_p, p = self._both(logits)
         terms = log_p.sub_(self.log_q).mul_(p)
         rows = terms.sum(dim=self.axis)
         if not truth(rows.isfinite().all(), True):

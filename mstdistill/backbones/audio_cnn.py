@@ -10,14 +10,18 @@ from .registry import register
 
 @register("ThreeLayerCNN-A", ((1, 112, 112),), "three convolutions for 112x112 spectrograms (paper, AV-MNIST)")
 class ThreeLayerCNN(nn.Module):
-    """[B, 1, 112, 112] spectrograms to logits [B, C]."""
+    """[B, 1, 112, 112] spectrograms to logits [B, C].
 
-    def __init__(self, num_classes: int = 10) -> None:
+    Args:
+        width: channels of the first convolution; the paper's is 32.
+    """
+
+    def __init__(self, num_classes: int = 10, width: int = 32) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.conv3 = nn.Conv2d(64, 128, 3, padding=1)
-        self.fc1 = nn.Linear(128 * 14 * 14, num_classes)
+        self.conv1 = nn.Conv2d(1, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, 2 * width, 3, padding=1)
+        self.conv3 = nn.Conv2d(2 * width, 4 * width, 3, padding=1)
+        self.fc1 = nn.Linear(4 * width * 14 * 14, num_classes)
 
     def forward(self, audio: Tensor) -> Tensor:
         # max and ReLU commute exactly, and after the pool there is a quarter to rectify

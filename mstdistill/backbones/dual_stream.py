@@ -11,15 +11,15 @@ from .registry import register
 
 
 class AudioNet(nn.Module):
-    """[B, 1, 112, 112] spectrograms to [B, 512] features."""
+    """[B, 1, 112, 112] spectrograms to [B, 16 * width] features."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.conv3 = nn.Conv2d(64, 128, 3, padding=1)
-        self.conv4 = nn.Conv2d(128, 256, 3, padding=1)
-        self.conv5 = nn.Conv2d(256, 512, 3, padding=1)
+        self.conv1 = nn.Conv2d(1, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, 2 * width, 3, padding=1)
+        self.conv3 = nn.Conv2d(2 * width, 4 * width, 3, padding=1)
+        self.conv4 = nn.Conv2d(4 * width, 8 * width, 3, padding=1)
+        self.conv5 = nn.Conv2d(8 * width, 16 * width, 3, padding=1)
 
     def forward(self, audio: Tensor) -> Tensor:
         x = audio
@@ -32,15 +32,20 @@ class AudioNet(nn.Module):
 class CNNI(nn.Module):
     """Images [B, 1, 28, 28] and spectrograms [B, 1, 112, 112] to logits [B, C].
 
-    Nothing stands between its last two Linears."""
+    Nothing stands between its last two Linears.
 
-    def __init__(self, num_classes: int = 10) -> None:
+    Args:
+        width: channels of the first audio convolution; the paper's is 32.
+    """
+
+    def __init__(self, num_classes: int = 10, width: int = 32) -> None:
         super().__init__()
-        self.AudioNet = AudioNet()
+        self.AudioNet = AudioNet(width)
         self.ImageNet = LeNetFeatures()
         self.concat_identity = nn.Identity()
-        self.fc1 = nn.Linear(596, 298)
-        self.fc2 = nn.Linear(298, num_classes)
+        joined = 84 + 16 * width
+        self.fc1 = nn.Linear(joined, joined // 2)
+        self.fc2 = nn.Linear(joined // 2, num_classes)
 
     def forward(self, image: Tensor, audio: Tensor) -> Tensor:
         joined = self.concat_identity(torch.cat([self.ImageNet(image), self.AudioNet(audio)], dim=1))

@@ -108,14 +108,12 @@ class Timer:
 
 
 def _median(work: Any) -> float:
-    """Seconds of a call: after one that is cold, or that one where it takes long."""
+    """Seconds of a call, after one that is cold: of a long one the next, of others of several."""
     started = time.perf_counter()
     work()
-    first = time.perf_counter() - started
-    if first > _SECONDS * _TIMES:
-        return first
+    least = 1 if time.perf_counter() - started > _SECONDS * _TIMES else 3
     taken: list[float] = []
-    while len(taken) < 3 or (sum(taken) < _SECONDS and len(taken) < _TIMES):
+    while len(taken) < least or (sum(taken) < _SECONDS and len(taken) < _TIMES):
         started = time.perf_counter()
         work()
         taken.append(time.perf_counter() - started)

@@ -23,6 +23,8 @@ from ..methods import find_method
 
 # of a suite's folder: what it compares
 SAVED = "suite.json"
+# What only draws or tells changes no figure.
+_TELLING = ("suite", "report", "cli.py", "commands", "refusals.py", "shipped.py")
 
 
 class SuiteTask(Settings):
@@ -246,7 +248,14 @@ def code_version() -> str:
     for folder in (root, Path(kernels.origin).parent):
         for path in sorted(folder.rglob("*.py")):
             # what only draws or tells changes no figure
-            if path.relative_to(folder).parts[0] not in ("suite", "report", "cli.py", "refusals.py", "shipped.py"):
+            if path.relative_to(folder).parts[0] not in (
+                "suite",
+                "report",
+                "cli.py",
+                "commands",
+                "refusals.py",
+                "shipped.py",
+            ):
                 found.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return found.hexdigest()[:12]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import DataError
+from ..errors import DataError
 
 
 def push(
@@ -32,12 +32,12 @@ def push(
 
       mstdistill push my-student org/name --revision int8 --private
     """
-    from .repository import check_name, publish
+    from ..repository import check_name, publish
 
     folder = _student_of(run)
     check_name(repository)
-    from .card import make_card, published
-    from .engine.progress import Screen
+    from ..card import make_card, published
+    from ..engine.progress import Screen
 
     card = folder / "README.md"
     text = card.read_text() if card.exists() else make_card(json.loads((folder / "config.json").read_text()))

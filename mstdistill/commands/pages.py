@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 
 def report(
@@ -21,22 +21,22 @@ def report(
 
       mstdistill report runs/suite-av-digits
     """
-    from .engine.progress import Screen
+    from ..engine.progress import Screen
 
     if not (folder / "cells").is_dir():
-        from . import refusals
+        from .. import refusals
 
         refusals.unfinished(folder, "summary.json")
-        from .pipeline import load_experiment
-        from .report.run_page import write_run_page
-        from .student import Student
+        from ..pipeline import load_experiment
+        from ..report.run_page import write_run_page
+        from ..student import Student
 
         experiment, _ = load_experiment(folder, Screen(quiet=True))
         student = Student.from_pretrained(folder / "student").to(experiment.accelerator.device)
         path = write_run_page(experiment, student.module)
     else:
-        from .suite.plan import plan, records, saved_suite
-        from .suite.tables import judge
+        from ..suite.plan import plan, records, saved_suite
+        from ..suite.tables import judge
 
         grid = plan(saved_suite(folder))
         found = records(grid, folder)
@@ -44,7 +44,7 @@ def report(
             raise ConfigError(
                 f"{folder} holds no finished run of this code and data; table.md there is what others left"
             )
-        from .suite.page import write_suite_page
+        from ..suite.page import write_suite_page
 
         path = write_suite_page(judge(grid, found), folder)
     Screen().say(f"page: {path}")
@@ -62,7 +62,7 @@ def watch(
 
       ssh -L 8730:127.0.0.1:8730 gpu-machine mstdistill watch runs/big      then open http://127.0.0.1:8730 here
     """
-    from .report.watch import serve
+    from ..report.watch import serve
 
     serve(folder, port, typer.echo)
 
@@ -78,10 +78,10 @@ def demo(
 
     Example: mstdistill demo runs/av-digits-image-mst-seed0
     """
-    from . import refusals
+    from .. import refusals
 
     refusals.demo(run)
-    from .demo.serve import listener, serve
+    from ..demo.serve import listener, serve
 
     with listener(port) as door:
         serve(run, door, typer.echo)

@@ -1,4 +1,4 @@
-"""`mstdistill logits`: a network's logits as a file, for runs in which it teaches without being there."""
+"""A network's logits as a file, for runs in which it teaches without being there."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .errors import ConfigError, DataError
-from .export.names import CALIBRATE, FORMATS, QUANTISATIONS, Kind, left_out
+from ..errors import ConfigError, DataError
+from ..export.names import CALIBRATE, FORMATS, QUANTISATIONS, Kind, left_out
 
 
 def export(
@@ -35,7 +35,7 @@ def export(
 
       mstdistill export runs/av-digits-image-mst-seed0 my-student --format onnx --quantize none,int8-static
     """  # fmt: skip
-    from . import refusals
+    from .. import refusals
 
     if form is None and quantize is None:
         refusals.unfinished(run)
@@ -57,9 +57,9 @@ def _copy(run: Path, out: Path) -> None:
 
     if out.exists():
         raise ConfigError(f"{out} is there already; choose another folder")
-    from .engine.progress import Screen
-    from .files import replace_folder
-    from .student import Student
+    from ..engine.progress import Screen
+    from ..files import replace_folder
+    from ..student import Student
 
     source = run / "student"
     with replace_folder(out) as temporary:
@@ -76,9 +76,9 @@ def _artefacts(
     run: Path, out: Path, formats: list[str], numbers: list[str], wanted: list[Kind], calibrate: int,
     rows: int | None, without_data: bool,
 ) -> None:  # fmt: skip
-    from .engine.progress import Screen
-    from .pipeline import load_data
-    from .student import Student
+    from ..engine.progress import Screen
+    from ..pipeline import load_data
+    from ..student import Student
 
     screen = Screen()
     student = Student.from_pretrained(run / "student")

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from .data.options import OUT, Option, checked, flag, unknown
-from .data.task import Task
-from .errors import ConfigError
+from ..data.options import OUT, Option, checked, flag, unknown
+from ..data.task import Task
+from ..errors import ConfigError, DataError
+from ..settings import complete
 
 _KINDS: dict[type, str] = {str: "text", int: "int", float: "float", tuple: "a,b,..."}
 # click's own class, or that of the copy within newer typers
@@ -96,9 +97,62 @@ class PrepareCommand(TyperCommand):
     """`prepare` itself, whose help lists the tasks."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        from .shipped import shipped
+        from ..shipped import shipped
 
         every = shipped()
         known = [f"  {name}: {every.tasks[name].title}" for name in every.preparable]
         self.help = "\n\n".join([self.help or "", "Tasks (mstdistill prepare TASK --help: its options):", *known])
         super().format_help(ctx, formatter)
+
+
+def prepare(
+    context: typer.Context,
+    task: Annotated[
+        str | None,
+        typer.Argument(
+            help="see above; the options after it are its own", show_default=False, autocompletion=complete.preparable
+        ),
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="folder of the prepared data; none: the task's own place")] = None,
+) -> None:
+    """Make a task's data from its publisher's files.
+
+    Examples:
+
+      mstdistill prepare av-digits
+
+      mstdistill prepare av-mnist --mnist downloads/mnist --fsdd downloads/fsdd --out data/av-mnist
+
+      mstdistill prepare ravdess --source downloads/ravdess --out data/ravdess --workers 8
+
+      mstdistill prepare ravdess --help
+    """
+    from ..data.sources.registry import find_task, folder_of
+    from ..engine.progress import Screen
+    from ..shipped import shipped
+
+    given = OUT.check("out", out)
+    known = shipped()
+    if task is None:
+        names = ", ".join(known.preparable)
+        raise ConfigError(f"name a task: mstdistill prepare TASK ...; known: {names}")
+    if task.startswith("-"):
+        raise ConfigError(f"{task}: the task comes first, then its options: mstdistill prepare TASK {task} ...")
+    facts = known.task(task)
+    if task not in known.preparable:
+        raise DataError(
+            f"{task}: training prepares your own data by itself; look them over with: mstdistill check DATA"
+        )
+    options = parse(facts, context.args)
+    folder = folder_of(facts, options.pop("out", given))
+    screen = Screen()
+    from ..data.prepared.store import read_card
+
+    make = find_task(task).prepare
+    assert make is not None, task
+    make(folder, screen, **options)
+    card = read_card(folder)
+    counts = ", ".join(f"{name} {facts['rows']:,}" for name, facts in card["splits"].items())
+    screen.say(f"{task}: {counts} instances in {folder}  (card.json says what and from where)")
+    if card.get("note"):
+        screen.say(f"note: {card['note']}")
