@@ -17,6 +17,7 @@ from .errors import ConfigError, nearest
 from .presets import PRESETS as PRESETS
 from .recipe_files import content_of
 from .recipe_files import recipe_names as recipe_names
+from .routing_settings import RoutingSettings as RoutingSettings
 from .strict import Settings as Settings
 
 
@@ -189,33 +190,6 @@ class MaskSettings(Settings):
     max_parameters: int | None = Field(None, ge=1, description="budget a mask: the hidden width shrinks to fit")
     mode: Literal["independent", "cumulative"] = Field(
         "independent", description="masks in stage 3: each alone, or a teacher's stacked as in the released code"
-    )
-
-
-class RoutingSettings(Settings):
-    """How the mixture picks teachers."""
-
-    later: ClassVar[tuple[str, ...]] = ("sharpness", "calibrate")
-    rule: Literal[
-        "topk-mean", "topk-weighted", "soft", "random", "fixed", "entropy", "margin", "agreement", "product"
-    ] = Field(
-        "topk-mean",
-        description="who teaches an instance: the k best, evenly or weighted; all, weighted by the router; k drawn; "
-        "one; all, by how sure they are (entropy, margin), how far they agree, or their probabilities multiplied",
-    )
-    k: int = Field(1, ge=1, description="teachers per instance")
-    signal: Literal["none", "distill", "task", "both"] = Field(
-        "none", description="what trains the router beside the load balance"
-    )
-    balance: Literal["KL", "CV"] = Field(
-        "KL", description="the load balance: divergence from even use of the teachers, or their use's variation"
-    )
-    fixed: int = Field(0, ge=0, description="the teacher of rule fixed")
-    sharpness: float = Field(
-        4.0, ge=0, description="of rules entropy, margin and agreement: 0 averages, more believes the surest more"
-    )
-    calibrate: bool = Field(
-        True, description="of rules by what teachers say: each one's temperature from validation first"
     )
 
 

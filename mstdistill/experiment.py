@@ -350,7 +350,7 @@ class Experiment:
         data, device, budget = self.splits[split], self.accelerator.device, self.recipe.run.resident_gb * 1e9
         if device.type == "cpu" or not data.deterministic or not budget:
             return data
-        key = (split, *sorted(modalities))
+        key = (split, data.fingerprint, *sorted(modalities))
         if key not in self._resident:
             loader = self._loader(data, split, modalities, None, False, None)
             if resident_bytes(loader) > budget:
@@ -366,8 +366,8 @@ class Experiment:
         recipe = self.recipe
         batch_size = (settings.batch_size if settings else None) or recipe.batch_size
         workers = 0 if isinstance(data, ResidentSplit) else recipe.data.workers
-        key = (split, *modalities, batch_size, shuffle, settings is None, share)
-        if key in self._loaders:
+        key = (split, data.fingerprint, *modalities, batch_size, shuffle, share)
+        if settings is None and key in self._loaders:
             return self._loaders[key]
         loader = Loader(
             data,
@@ -386,7 +386,7 @@ class Experiment:
             labelled_share=share,
             name=f"{self.task.name} {split}",
         )
-        if workers:  # its processes are started once: every validation asks for its loader anew
+        if workers and settings is None:  # its processes are started once: every validation asks anew, a stage once
             self._loaders[key] = loader
         return loader
 

@@ -33,8 +33,9 @@ def plan_table(experiment: Experiment) -> Table:
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in experiment.splits.items())
     mixture = recipe.method == "mst"
     rounds = f"rounds {recipe.rounds.count} x {recipe.each_round.epochs}, " if recipe.rounds.count else ""
+    folds = f"folds {recipe.routing.folds} x {recipe.cotrain.epochs}, " if recipe.routing.folds else ""
     epochs = (
-        f"epochs: co-train {recipe.cotrain.epochs}, {rounds}specialise {recipe.specialise.epochs}, distil "
+        f"epochs: co-train {recipe.cotrain.epochs}, {rounds}{folds}specialise {recipe.specialise.epochs}, distil "
         f"{recipe.distill.epochs}; rule {recipe.routing.rule}, k={recipe.routing.k}"
         if mixture else f"method {recipe.method}, epochs: {recipe.distill.epochs}"
     )  # fmt: skip

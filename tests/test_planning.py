@@ -474,6 +474,15 @@ def test_an_operator_that_refuses_made_up_numbers_counts_as_expected() -> None:
     assert Timer().seconds(call, 0.25) == 0.25
 
 
+def test_folds_are_planned_as_the_co_training_is() -> None:
+    _, found = profiles("av-digits", "routing.reads=teachers", "routing.folds=2")
+    named = {profile.name: profile for profile in found}
+    for name in ("fold-1", "fold-2"):
+        assert named[name].epochs == named["cotrain"].epochs
+        assert named[name].learning == named["cotrain"].learning
+    assert [table.shape[1] for table in named["distill"].tables] == [4, 2]  # of the specialised teachers, and unmasked
+
+
 def test_few_labels_are_planned_with_their_rounds() -> None:
     plan = make_plan(
         Request(config.load("av-digits", ["data.labelled=0.1", "rounds.epochs=4"], ["labels"]), "h100", 1, 1)

@@ -277,6 +277,12 @@ def test_stages_are_shared_by_what_they_depend_on(grid: Grid, tmp_path: Path) ->
     longer = kd.model_copy(update={"baseline": kd.baseline.model_copy(update={"teacher_epochs": 9})})
     assert shareable(longer, "code", "data")["teacher-both"] != keys[0]["teacher-both"]
     assert shareable(kd, "code", "other")["teacher-both"] != keys[0]["teacher-both"]
+    folded = [mst.model_copy(update={"routing": mst.routing.model_copy(update={"reads": "teachers", "folds": count})})
+              for count in (2, 3)]  # fmt: skip
+    two, three = (shareable(recipe, "code", "data") for recipe in folded)
+    assert two.keys() == {"cotrain", "fold-1", "fold-2"}
+    assert two["cotrain"] == three["cotrain"] == keys[2]["cotrain"]
+    assert two["fold-1"] not in (two["fold-2"], three["fold-1"])
     run, other = tmp_path / "run", tmp_path / "other"
     (run / "teacher-both").mkdir(parents=True)
     (run / "teacher-both" / "result.safetensors").write_bytes(b"weights")

@@ -17,25 +17,23 @@ from .scale import Scale
 from .source import UNLABELLED
 from .split import Split, called, reader
 
-# Labels that are read at a time.
-_ROWS = 4096
+# Labels that are read at a time, and pixels of them.
+_ROWS, _ENTRIES = 4096, 2**22
 
 
-class PartlyLabelled:
-    """A split of which some instances count as unlabelled.
+class LabelsHidden:
+    """A split of which some instances hide their label.
 
     Args:
         split: the instances.
-        labelled: [N] bool, whether an instance's label may be used.
-
-    Attributes:
-        labelled: as given.
+        known: [N] bool, whether an instance keeps its label.
+        instead: what stands in a label's place, in each pixel of one that is a map.
     """
 
-    def __init__(self, split: Split, labelled: np.ndarray) -> None:
-        self.split, self.labelled = split, np.asarray(labelled, dtype=bool)
+    def __init__(self, split: Split, known: np.ndarray, instead: int) -> None:
+        self.split, self.known, self.instead = split, np.asarray(known, dtype=bool), instead
         self.deterministic = split.deterministic
-        digest = hashlib.sha256(split.fingerprint.encode() + np.packbits(self.labelled).tobytes())
+        digest = hashlib.sha256(split.fingerprint.encode() + np.packbits(self.known).tobytes())
         self.fingerprint = digest.hexdigest()
         self._read = reader(split)
 
@@ -67,8 +65,24 @@ class PartlyLabelled:
         return inputs, self._hidden(index, label)
 
     def _hidden(self, index: np.ndarray, label: Tensor) -> Tensor:
-        known = torch.from_numpy(self.labelled[index])
-        return torch.where(known.view(-1, *(1,) * (label.dim() - 1)), label.to(torch.int64), UNLABELLED)
+        known = torch.from_numpy(self.known[index])
+        return torch.where(known.view(-1, *(1,) * (label.dim() - 1)), label.to(torch.int64), self.instead)
+
+
+class PartlyLabelled(LabelsHidden):
+    """A split of which some instances count as unlabelled.
+
+    Args:
+        split: the instances.
+        labelled: [N] bool, whether an instance's label may be used.
+
+    Attributes:
+        labelled: as given.
+    """
+
+    def __init__(self, split: Split, labelled: np.ndarray) -> None:
+        super().__init__(split, labelled, UNLABELLED)
+        self.labelled = self.known
 
 
 def labels_of(split: Split) -> np.ndarray:
@@ -83,6 +97,20 @@ def labels_of(split: Split) -> np.ndarray:
         if label.dim() > 2:
             raise DataError("labels are maps: pixels without a class take the task's ignored number, whole maps too")
         parts.append(label.to(torch.int64).numpy())
+    return np.concatenate(parts)
+
+
+def has_label(split: Split, ignore: int | None) -> np.ndarray:
+    """[N] bool: which instances have a label, of a map in any of its pixels, of several classes at once in any of them.
+
+    Args:
+        ignore: a class that doesn't count.
+    """
+    read, parts = reader(split), []
+    step = min(_ROWS, max(1, _ENTRIES // read(np.arange(1), ())[1].numel()))
+    for start in range(0, len(split), step):
+        _, label = read(np.arange(start, min(start + step, len(split))), ())
+        parts.append(((label >= 0) & (label != ignore)).reshape(len(label), -1).any(dim=1).cpu().numpy())
     return np.concatenate(parts)
 
 

@@ -1,4 +1,5 @@
-"""MST-Distill: the three stages in a row (paper, algorithm 1); between the first two, rounds of self-training."""
+"""MST-Distill: the three stages in a row (paper, algorithm 1); between the first two, rounds of self-training, and the
+folds of a router that reads teachers."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..experiment import Experiment
-from ..stages import cotrain, distill, rounds, specialise
+from ..stages import cotrain, distill, folds, rounds, specialise
 
 STAGES = (cotrain.NAME, specialise.NAME, distill.NAME)
 
@@ -28,13 +29,15 @@ class Outcome:
 def run(experiment: Experiment) -> Outcome:
     """Train the experiment's student; each stage resumes, and is skipped where its result is there."""
     stop = experiment.recipe.run.stop_after
-    first = rounds.first_states(experiment)
+    first, of_folds = rounds.first_states(experiment), folds.first_states(experiment)
     cotrain.run(experiment)
     if stop != cotrain.NAME:
         rounds.run(experiment, first)
     experiment.judge_teachers()
     if stop == cotrain.NAME:
         return Outcome(finished=False)
+    if stop != specialise.NAME:  # before the teachers are frozen for good
+        folds.run(experiment, of_folds)
     ensemble = specialise.run(experiment)
     if stop == specialise.NAME:
         return Outcome(finished=False)

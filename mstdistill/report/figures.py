@@ -77,9 +77,10 @@ def run_figures(
     if ensemble is not None and (folder / "distill" / "result.safetensors").exists():
         found |= {"members": ensemble.names,
                   "sees": {t.name: list(map(modality_of, t.modalities)) for t in experiment.teachers}}  # fmt: skip
-        if may("routing by class", once, LOOKED_AT):
-            found["routing"] = routed(experiment, student, len(ensemble.members), split)
         judged = all(experiment.judges(teacher.modalities, split) for teacher in experiment.teachers)
+        asked = judged or experiment.recipe.routing.reads == "student"
+        if asked and may("routing by class", once, LOOKED_AT):
+            found["routing"] = routed(experiment, student, ensemble, split)
         if judged and may("masks, agreement", _TAUGHT * once, LOOKED_AT):
             found |= taught(experiment, student, ensemble, split)
     galleries: list[Gallery] = []

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..experiment import Experiment
-from ..routing import DenseRouter, Router
+from ..informed_router import probabilities, router_for
+from ..kernels.constants import LOWEST
+from ..stages.unmasked import each
 from ..teachers.ensemble import Ensemble
 from ..teachers.tap import call, hooked
 from ..weights import part
@@ -20,21 +22,31 @@ LOOKED_AT = 2000
 
 
 @torch.no_grad()
-def routed(experiment: Experiment, student: nn.Module, members: int, split: str) -> dict[str, Any]:
-    """The router's shares, in all, by class, and how even they are; asks the student alone."""
+def routed(experiment: Experiment, student: nn.Module, ensemble: Ensemble, split: str) -> dict[str, Any]:
+    """The router's shares, in all, by class, and how even they are; asks the student, and the teachers where the router
+    reads them."""
     state = experiment.result("distill").state  # type: ignore[union-attr]
-    router = (DenseRouter if experiment.dense else Router)(experiment.task.num_classes, members)
+    reads, teachers, members = experiment.recipe.routing.reads, ensemble.teachers, len(ensemble.members)
+    router = router_for(reads, experiment.dense, experiment.task.num_classes, len(teachers), members)
     router.load_state_dict(part(state, "router"))
     device, view = experiment.accelerator.device, (experiment.target,)
+    views = sorted({experiment.target, *ensemble.modalities}) if reads == "teachers" else view
     router.to(device).eval()
     student.eval()
-    probabilities, labels = [], []
-    for batch in experiment.loader(split, view).rows(0, min(LOOKED_AT, len(experiment.splits[split]))):
+    shares, labels = [], []
+    for batch in experiment.loader(split, views).rows(0, min(LOOKED_AT, len(experiment.splits[split]))):
         batch = batch.to(device)
-        logits = call(student, batch.inputs, view)
-        probabilities.append(router(logits.to(next(router.parameters()).dtype)).softmax(dim=1).cpu())
+        logits = call(student, batch.inputs, view).to(next(router.parameters()).dtype)
+        if reads == "teachers":
+            said = each(teachers, batch.inputs)
+            scores = router(logits, probabilities(said, ensemble.see(batch.present), experiment.task.multilabel))
+            seen = ensemble.seen(batch.present)
+            scores = scores if seen is None else scores.masked_fill(~seen, LOWEST)
+        else:
+            scores = router(logits)
+        shares.append(scores.softmax(dim=1).cpu())
         labels.append(batch.label.cpu() if batch.label.dim() < 3 else batch.label.flatten(1).mode(dim=1).values.cpu())
-    p, label = torch.cat(probabilities), torch.cat(labels)
+    p, label = torch.cat(shares), torch.cat(labels)
     entropy = -(p * p.clamp(min=1e-12).log()).sum(dim=1) / math.log(max(p.shape[1], 2))
     per_class = {
         str(c): p[has].mean(dim=0).tolist()

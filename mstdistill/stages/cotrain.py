@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from .. import losses
 from ..data.feeding.batch import Batch
+from ..engine.loop import Fit
 from ..experiment import Experiment
-from ..state import load_state
+from ..state import load_state, state_of
 from ..teachers.tap import Teacher, call, freeze
 from .hiding import hidden
 
@@ -59,11 +60,9 @@ class Cohort(nn.Module):
 class Cotrain:
     """The stage; see the module's docstring."""
 
-    name = NAME
-
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment = experiment
-        self.module: Cohort = Cohort(experiment.teachers, experiment.student, experiment.target)
+    def __init__(self, experiment: Experiment, name: str = NAME) -> None:
+        self.experiment, self.name = experiment, name
+        self.module: Cohort = cohort(experiment)
         self.names = [teacher.name for teacher in experiment.teachers] + ["student"]
         self.settings = experiment.recipe.cotrain
 
@@ -116,11 +115,30 @@ def judged(experiment: Experiment, cohort: Cohort, names: Sequence[str], every: 
     return record
 
 
-def run(experiment: Experiment) -> None:
-    """Co-train, or take up the result of an earlier run; the experiment's networks hold the weights afterwards."""
-    stage = Cotrain(experiment)
+def cohort(experiment: Experiment) -> Cohort:
+    """The experiment's teachers and student."""
+    return Cohort(experiment.teachers, experiment.student, experiment.target)
+
+
+def states(experiment: Experiment) -> list[Mapping[str, Tensor]]:
+    """Copies of the weights of each of the cohort's networks, on the CPU."""
+    return [{name: x.detach().cpu().clone() for name, x in state_of(module).items()}
+            for module in cohort(experiment).members]  # fmt: skip
+
+
+def fitted(experiment: Experiment, name: str = NAME) -> Fit:
+    """Co-train, or give the result of an earlier run.
+
+    Args:
+        name: of the stage.
+    """
+    stage = Cotrain(experiment, name)
     views = sorted({name for view in stage.module.views for name in view})
     apart = not stage.settings.agreement  # then a row without a label has nothing to say
     loader = experiment.loader("train", views, stage.settings, shuffle=True, labelled=apart)
-    fit = experiment.train(stage, loader, stage.settings)
-    load_state(stage.module, fit.state)
+    return experiment.train(stage, loader, stage.settings)
+
+
+def run(experiment: Experiment) -> None:
+    """Co-train, or take up the result of an earlier run; the experiment's networks hold the weights afterwards."""
+    load_state(cohort(experiment), fitted(experiment).state)

@@ -19,28 +19,35 @@ from ..config import Decay
 from ..data.feeding.batch import Batch
 from ..engine.seeding import initialising, named_seed
 from ..experiment import Experiment
+from ..informed_router import router_for
 from ..kernels import Routing
-from ..routing import DenseRouter, Router, RoutingRule
+from ..routing import RoutingRule
 from ..state import load_state
 from ..teachers.ensemble import Ensemble
 from ..teachers.tap import call
 from ..weights import part
 from .constant_logits import LogitSource, constant_logits
+from .unmasked import Unmasked
 
 NAME = "distill"
 
 
 class Learner(nn.Module):
-    """Student and router as one module: one optimiser, one reducer."""
+    """Student and router as one module: one optimiser, one reducer.
+
+    Args:
+        router: see `informed_router.router_for`.
+    """
 
     def __init__(self, student: nn.Module, router: nn.Module) -> None:
         super().__init__()
         self.student, self.router = student, router
 
-    def forward(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the student and of the router, which reads them undetached."""
+    def forward(self, view: Tensor, *said: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the student and of the router, which reads them undetached, and what teachers `said` where it reads
+        that."""
         logits = call(self.student, {"view": view}, ("view",))
-        return logits, self.router(logits)
+        return logits, self.router(logits, *said)
 
 
 def decayed(weight: float, decay: Decay, epoch: int) -> float:
@@ -71,11 +78,12 @@ class Distill:
         )
         self.rule.check(num_teachers)
         with initialising(recipe.seed, "router"):
-            router = (DenseRouter if experiment.dense else Router)(num_classes, num_teachers)
+            router = router_for(settings.reads, experiment.dense, num_classes, len(ensemble.teachers), num_teachers)
         experiment.thaw_student()
         router.to(next(experiment.student.parameters()).dtype)
         self.module = Learner(experiment.student, router)
         self.teachers = self._teacher_logits(ensemble)
+        self.unmasked = Unmasked(experiment, ensemble, self.teachers) if settings.reads == "teachers" else None
         self.temperature = self._calibrate(ensemble) if self.rule.judges else None
 
     def _calibrate(self, ensemble: Ensemble) -> Tensor:
@@ -109,12 +117,17 @@ class Distill:
     @property
     def modalities(self) -> list[str]:
         """What a batch must hold: with cached teachers the student's modality alone."""
-        return sorted({self.experiment.target, *self.teachers.modalities})
+        return sorted({self.experiment.target, *(name for source in self.sources for name in source.modalities)})
+
+    @property
+    def sources(self) -> list[LogitSource]:
+        """Where teachers' logits come from: of the mixture, and where the router reads teachers, of those."""
+        return [self.teachers] if self.unmasked is None else [self.teachers, self.unmasked.source]
 
     @property
     def recordable(self) -> bool:
         """Whether `losses` can be recorded: it can where it reads the teachers' logits from the device's memory."""
-        return self.teachers.resident and self.experiment.recipe.augment.teachers != "views"
+        return all(one.resident for one in self.sources) and self.experiment.recipe.augment.teachers != "views"
 
     def fixed(self, epoch: int) -> tuple[Hashable, ...]:
         """What `losses` takes from Python and not from memory: a recorded step holds while it stays the same."""
@@ -129,7 +142,12 @@ class Distill:
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         recipe, weights = self.experiment.recipe, self.experiment.recipe.distill.weights
         objective = self.experiment.objective
-        student, scores = module(batch.inputs[self.experiment.target])
+        view, said = batch.inputs[self.experiment.target], None
+        if self.unmasked is None:
+            student, scores = module(view)
+        else:
+            said = self.unmasked.logits(batch)
+            student, scores = module(view, self.unmasked.read(said, batch))
         seen = self.ensemble.seen(batch.present)
         routing = self.rule.select(scores, batch.index, epoch, batch.weight, recipe.routing.balance, seen)
         chosen = self.teachers.choose is not None and self.rule.needs_chosen_alone
@@ -165,13 +183,16 @@ class Distill:
             loss, parts["task"] = loss + weights.task * theirs, parts["task"] + theirs.detach()
         loss = loss + decayed(weights.balance, weights.balance_decay, epoch) * parts["balance"]
         if self.rule.signal in ("task", "both"):
-            parts["router"] = self._task_signal(batch, routing)
+            parts["router"] = self._task_signal(batch, routing, said)
             loss = loss + weights.router * parts["router"]
         parts["share"] = self.rule.shares(routing, batch.weight) / batch.normaliser
         return {"loss": loss, **parts}
 
-    def _task_signal(self, batch: Batch, routing: Routing) -> Tensor:
-        known = self.teachers.gather(batch)
+    def _task_signal(self, batch: Batch, routing: Routing, said: Tensor | None) -> Tensor:
+        if said is not None and self.unmasked is not None and self.unmasked.honest:
+            known = self.unmasked.of_members(said)  # of a label that it has learned every teacher is sure
+        else:
+            known = self.teachers.gather(batch)
         signal = self.rule.task_signal(known, batch.label, routing)
         signal = losses.mixed_rows(signal, lambda label: self.rule.task_signal(known, label, routing), batch)
         return batch.mean(signal) if batch.labelled is None else (signal * batch.task_scale(signal.dtype)).sum()
@@ -191,6 +212,8 @@ def run(experiment: Experiment, ensemble: Ensemble) -> list[dict[str, Any]]:
     if found is None:
         stage = Distill(experiment, ensemble)
         experiment.screen.say(f"teacher logits {stage.teachers.about}")
+        if stage.unmasked is not None:
+            experiment.screen.say(f"the router reads {stage.unmasked.source.about}")
         varied = (experiment.target,)
         loader = experiment.loader("train", stage.modalities, settings, shuffle=True, varied=varied)
         found = experiment.train(stage, loader, settings, {"teacher_logits": stage.teachers.about})

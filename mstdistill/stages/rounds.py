@@ -41,9 +41,7 @@ def latest(experiment: Experiment) -> Fit | None:
 def first_states(experiment: Experiment) -> list[Mapping[str, Tensor]]:
     """The networks' weights before anything is trained, if rounds begin with them."""
     settings = experiment.recipe.rounds
-    modules = Cohort(experiment.teachers, experiment.student, experiment.target).members
-    wanted = settings.count and settings.anew
-    return [{k: v.detach().cpu().clone() for k, v in m.state_dict().items()} for m in modules] if wanted else []
+    return cotrain.states(experiment) if settings.count and settings.anew else []
 
 
 class Round:

@@ -42,6 +42,8 @@ def shareable(recipe: Recipe, code: str, data: str) -> dict[str, str]:
             keys[f"round-{number}"] = digest(
                 [number, keys["cotrain"], content.get("rounds"), content["distill"]["cache"]]
             )
+        for number in range(1, recipe.routing.folds + 1):
+            keys[f"fold-{number}"] = digest(["fold", number, recipe.routing.folds, keys["cotrain"]])
         return keys
     method = find_baseline(recipe.method)
     assert method is not None

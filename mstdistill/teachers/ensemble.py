@@ -77,14 +77,20 @@ class Ensemble(nn.Module):
         """Every modality that some teacher sees."""
         return sorted({name for teacher in self.teachers for name in teacher.modalities})
 
-    def seen(self, present: Mapping[str, Tensor]) -> Tensor | None:
-        """[B, M] which members can see an instance, by what it has; None: all see all."""
+    def see(self, present: Mapping[str, Tensor]) -> Tensor | None:
+        """[B, T] which of the teachers can see an instance, by what it has; None: all see all."""
         found = [teacher.sees(present) for teacher in self.teachers]
         known = next((x for x in found if x is not None), None)
         if known is None:
             return None
-        every = [torch.ones_like(known) if x is None else x for x in found]
-        return torch.stack([every[member.teacher] for member in self.members], dim=1)
+        return torch.stack([torch.ones_like(known) if x is None else x for x in found], dim=1)
+
+    def seen(self, present: Mapping[str, Tensor]) -> Tensor | None:
+        """[B, M] which members can see an instance; see `see`."""
+        found = self.see(present)
+        if found is None:
+            return None
+        return torch.stack([found[:, member.teacher] for member in self.members], dim=1)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ensemble:
         """Other masks over the same teachers: they are constants."""

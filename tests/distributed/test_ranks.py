@@ -35,6 +35,7 @@ def launch(processes: int, out: Path, *settings: str) -> subprocess.CompletedPro
          "specialise.task=0.5")),
     (2, ("lacking=true", "hiding=0.4", "routing.k=2", "data.labelled=0.5")),
     (2, ("data.sampler=balanced", "task_loss.label_smoothing=0.1")),
+    (2, ("data.labelled=0.5", "routing.rule=soft", "routing.signal=task", "routing.reads=teachers", "routing.folds=2")),
     (2, ("data.labelled=0.3", "data.sampler=balanced", "task_loss.class_weights=balanced")),
     (2, ("several=true", "lacking=true", "hiding=0.4", "routing.k=2")),
     (2, ("several=true", "routing.rule=entropy", "routing.signal=task", "specialise.task=0.5",
