@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import DataError
 from .scale import Scale
 from .source import UNLABELLED
-from .split import Split, called, reader
+from .split import Split, called, identities, reader
 
 # Labels that are read at a time.
 _ROWS = 4096
@@ -45,6 +45,10 @@ class PartlyLabelled:
     def called_at(self, position: int) -> str:
         """See `split.called`."""
         return called(self.split, position)
+
+    def identities(self) -> Sequence[str | None] | None:
+        """See `split.identities`."""
+        return identities(self.split)
 
     @property
     def scales(self) -> Mapping[str, Scale]:
