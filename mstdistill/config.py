@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .augment_settings import AugmentSettings
 from .errors import ConfigError, nearest
+from .logits_settings import check_logits
 from .presets import PRESETS as PRESETS
 from .recipe_files import content_of
 from .recipe_files import recipe_names as recipe_names
@@ -25,7 +26,7 @@ class DataSettings(Settings):
     """Which instances."""
 
     later: ClassVar[tuple[str, ...]] = ("indices", "unlabelled", "labelled", "labelled_share", "missing", "multilabel",
-                                        "label_columns", "sampler")  # fmt: skip
+                                        "label_columns", "sampler", "key")  # fmt: skip
 
     dir: str | None = Field(
         None, description="prepared folder, or hub:org/name; none: the task's own place. Task own: a folder or file "
@@ -72,6 +73,10 @@ class DataSettings(Settings):
     label_columns: list[str] | None = Field(
         None, description="task own, multi-label: columns of 0s and 1s, a class each, in place of data.label"
     )
+    key: str | None = Field(
+        None, description="task own and data sets in Python: the column that names instances (a file, an id), by which "
+        "logits of teachers are found"
+    )  # fmt: skip
     sampler: Literal["shuffle", "balanced"] = Field(
         "shuffle", description="balanced: training sees every class equally often, rare ones' instances more often"
     )
@@ -137,12 +142,14 @@ class ModelSettings(Settings):
 class TeacherSettings(ModelSettings):
     """A teacher: what it sees, where its masks sit."""
 
-    later: ClassVar[tuple[str, ...]] = ("logits", "missing", "modality_dropout")
+    later: ClassVar[tuple[str, ...]] = ("logits", "key", "missing", "modality_dropout")
     name: str = Field(description="as tables and baseline.teacher call it")
     modalities: list[str] = Field(default_factory=list, description="what it sees, in the order of its inputs")
     logits: str | None = Field(
-        None, description="no network, its logits alone: a file (.safetensors, .npy), or a modality that holds them"
-    )
+        None, description="its logits alone, no network: a file by order (.safetensors, .npy) or by key (.npz, table), "
+        "or a modality that holds them"
+    )  # fmt: skip
+    key: str = Field("key", description="of logits by key: the file's column of keys, which are those of data.key")
     taps: list[str] = Field(
         default_factory=list, description="submodules whose features get masks, one specialised teacher each"
     )
@@ -162,14 +169,7 @@ class TeacherSettings(ModelSettings):
 
     @model_validator(mode="after")
     def _network_or_logits(self) -> TeacherSettings:
-        if self.logits is None:
-            if not self.modalities:
-                raise ValueError("modalities: give at least one that this teacher sees")
-            return self
-        for key in ("backbone", "hf", "weights", "modalities", "taps"):
-            if getattr(self, key):
-                why = "it has no features to mask" if key == "taps" else "leave one of the two out"
-                raise ValueError(f"{key} goes with a network, and logits is a teacher without one; {why}")
+        check_logits(self)
         return self
 
 
@@ -437,7 +437,7 @@ class Recipe(Settings):
 
     def binding(self) -> dict[str, Any]:
         """What a run folder is bound to: everything that changes its numbers."""
-        content = self.model_dump(exclude={"run", "models"})
+        content = self.model_dump(exclude={"run": True, "models": True, "data": {"key"}})
         content["models"] = {self.target: self.pairing.model_dump()} if self.models else {}
         return content
 

@@ -15,7 +15,8 @@ from torch import nn
 from .backbones.catalogue import build
 from .config import ModelSettings, Recipe, TeacherSettings
 from .data.decode.processors import Port, Processing
-from .data.given_logits import GivenLogits, WithLogits, view_of
+from .data.given_logits import view_of
+from .data.keyed_logits import LogitsFile, with_logits
 from .data.prepared.views import View, form_of, make_view, open_views
 from .data.sources.own import TASK as OWN
 from .data.sources.own import OwnData, open_own
@@ -60,6 +61,10 @@ class Material:
         if recipe.task == OWN.name:
             self.data = open_own(recipe.data)
             self.task = self.data.task
+        elif recipe.data.key is not None:
+            raise ConfigError(
+                f"data.key: instances of task {self.task.name} have names of their own or none; leave it out"
+            )
         elif recipe.data.several:
             raise ConfigError(f"data.multilabel: an instance of task {self.task.name} has one class; leave it out")
         self._check_modalities()
@@ -76,6 +81,14 @@ class Material:
     def target(self) -> str:
         """The student's view."""
         return self.student.names[0]
+
+    @property
+    def nameless(self) -> str:
+        """Why nothing names the instances, where nothing does, and the mend."""
+        order = "by the order of rows (.safetensors, .npy)"
+        if self.data is None:
+            return f"nothing names the instances of {self.task.name}: only logits {order} fit them"
+        return f"nothing names the instances: data.key=COLUMN says which column does; else logits go {order}"
 
     @property
     def maker(self) -> dict[str, Any]:
@@ -99,11 +112,10 @@ class Material:
                     self.data, views, group=data.group, limit=data.limit, split=data.split, screen=screen,
                     max_broken=data.max_broken, indices=data.indices,
                 )  # fmt: skip
-            given = {t.name: GivenLogits(t.logits, _called(t.name)) for t in self.recipe.pairing.teachers
-                     if t.logits is not None and self._filed(t)}  # fmt: skip
-            if given:
-                count = self.task.num_classes
-                self._splits = {name: WithLogits(split, name, given, count) for name, split in self._splits.items()}
+            files = [LogitsFile(t.name, t.logits, t.key) for t in self.recipe.pairing.teachers
+                     if t.logits is not None and self._filed(t)]  # fmt: skip
+            if files:
+                self._splits = with_logits(self._splits, files, self.task, self.nameless, screen.say)
         return self._splits
 
     def networks(self, screen: Screen) -> tuple[nn.Module, list[Teacher]]:

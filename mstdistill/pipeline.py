@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from . import ranks
 from .config import Recipe, dump, parse
 from .data.present import with_target
-from .data.sources.python import DatasetSplit
 from .data.split import Split
 from .data.task import Task
 from .engine.launch import start, trackers_ended, trackers_started
@@ -33,6 +32,7 @@ from .experiment import LARGE_MASK, Experiment
 from .files import write_text
 from .material import Material
 from .methods import find_method
+from .python_data import as_splits, beside_logits, networks
 from .report.finished import leave_page
 from .report.live import live_page
 from .stages import alone
@@ -118,7 +118,8 @@ def distill(
         student: maps the target modality's tensor to logits [B, C] or [B, C, H, W], or returns something that holds
             them (a tuple, a mapping, a dataclass, an output of transformers). All networks are tried before the first
             step: a student in which no parameter learns is refused, a teacher in which none does is used as it is.
-        teachers: what they see, and the submodules whose features get masks; see `Teacher`.
+        teachers: what they see, and the submodules whose features get masks; see `Teacher`. One that is a file of
+            logits: `Teacher.from_logits`.
         train, validation, test: data sets with a length and positions whose items are mappings of modality names and a
             label, or tuples of them; see `DatasetSplit` for what labels and values may be. Or prepared splits.
         target: the modality that the student sees.
@@ -141,26 +142,18 @@ def distill(
         note_place(student, named_place(student_output))
     recipe = parse({"task": "custom", "target": target, **(settings or {})}, "settings")
     screen = Screen(quiet)
-    wanted = [target, *(modality for teacher in teachers for modality in teacher.modalities)]
     double = any(p.dtype == torch.float64 for p in student.parameters())
-    splits: dict[str, Split] = {}
-    for name, data in (("train", train), ("validation", validation), ("test", test)):
-        if data is not None:
-            splits[name] = data if isinstance(data, Split) else DatasetSplit(
-                data, label, names=names, wanted=wanted, name=name, class_names=class_names, ignore=ignore_index,
-                dtype=torch.float64 if double else torch.float32,
-                unlabelled=name == "train" and recipe.data.unlabelled == "learn",
-                missing=recipe.data.missing == "allow", several=recipe.data.multilabel,
-            )  # fmt: skip
-    for note in dict.fromkeys(note for split in splits.values() for note in getattr(split, "notes", ())):
-        screen.say(note)
+    splits = as_splits({"train": train, "validation": validation, "test": test}, teachers, target, recipe,
+                       torch.float64 if double else torch.float32, screen.say, label=label, names=names,
+                       class_names=class_names, ignore_index=ignore_index)  # fmt: skip
     with _losing_in_words(Path(out)):
         run = recipe.run
         accelerator = start(recipe.precision, run.trackers, Path(out), recipe.tf32, run.timeout_seconds)
         with run_lock(Path(out), accelerator.device):
-            classes = _count_classes(student, teachers, splits["train"], target, recipe, len(class_names))
+            classes = _count_classes(student, networks(teachers), splits["train"], target, recipe, len(class_names))
             task = Task("custom", "a user's own data", {}, classes, None, tuple(class_names), ignore_index,
                         multilabel=recipe.data.multilabel)  # fmt: skip
+            splits = beside_logits(splits, teachers, task, recipe.data.key, screen.say)
             return _run(recipe, task, splits, student, teachers, Path(out), accelerator, screen, observe, None)
 
 
@@ -319,9 +312,11 @@ def load_experiment(folder: Path, screen: Screen) -> tuple[Experiment, Recipe]:
     return experiment, material.recipe
 
 
-def load_run(folder: Path, screen: Screen) -> tuple[Experiment, Material]:
-    """As `load_experiment`, with what the recipe's run is made of."""
+def load_run(folder: Path, screen: Screen, key: str | None = None) -> tuple[Experiment, Material]:
+    """As `load_experiment`, with what the recipe's run is made of; its instances called by a column `key`, where one is
+    given."""
     recipe = _recipe_of(folder)
+    recipe.data.key = key or recipe.data.key
     material = Material(recipe)
     accelerator = start(recipe.precision)
     student, teachers = material.networks(screen)

@@ -90,8 +90,25 @@ def test_columns_of_flags_and_named_classes(tmp_path: Path) -> None:
     assert data.numbers["all"][:4].tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 1]]
 
 
+@pytest.mark.parametrize(("label", "row"), [
+    (HOT, 0), ([[1, 0, 0], [0, 0, 1], [0, 1, 1]], 2), ([["cat", "dog"], [], None, ["owl"]], 0), ([[4], [7, 9]], 1),
+])  # fmt: skip
+def test_lists_that_are_no_single_class_name_the_setting(label: list[Any], row: int, tmp_path: Path) -> None:
+    location = saved(tmp_path / "d", columns(40, label))
+    words = (
+        rf"labels are lists, several classes an instance \(multi-label; all/{row} holds .*: write data.multilabel=true"
+    )
+    with pytest.raises(DataError, match=words):
+        opened(location, "age")
+    code = CliRunner().invoke(app, ["check", location])
+    assert code.exit_code
+    assert "data.multilabel=true" in str(code.exception)
+    one, _ = opened(saved(tmp_path / "one", columns(40, [[1, 0], [0, 1], None])), "age")  # a class each: as ever
+    assert not one.task.multilabel
+
+
 @pytest.mark.parametrize(("settings", "label", "words"), [
-    ({}, HOT, r"\(multi-label\); one a row is wanted, or data\.multilabel=true"),
+    ({}, HOT, r"\(multi-label; all/0 holds \[1, 1, 0\]\): write data\.multilabel=true"),
     ({"multilabel": True}, ["cat", "dog"], r"train/0|all/0 holds 'cat': data\.multilabel wants lists of classes"),
     ({"multilabel": True}, [["cat"], ["cat"]], "holds 1 different classes; at least two are wanted"),
     ({"multilabel": True}, [[1.5], [0.25]], "classes are whole numbers or words"),

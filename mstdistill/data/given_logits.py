@@ -7,7 +7,8 @@ What a file holds, row by row in the order of its split:
                    probabilities: `train.values` [N, k] with `train.indices` [N, k]; the rest of a row's probability is
                    spread evenly over its other classes
 
-`mstdistill logits` writes the second kind and notes of which data: with others it is refused.
+`mstdistill logits` writes the second kind and notes of which data: with others it is refused. Files whose rows have
+keys are read by `keyed_logits`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,8 +25,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import DataError
+from .logit_rows import fault, filled
 from .scale import Scale
-from .split import Split, called, reader
+from .split import Split, called, identities, reader
 
 # Rows that are looked at a time.
 _ROWS = 65536
@@ -42,8 +45,28 @@ def are_logits(view: str) -> bool:
     return view.startswith(view_of(""))
 
 
+class Logits(Protocol):
+    """A teacher's logits, of splits that it knows.
+
+    Attributes:
+        splits: those that it has rows for.
+        fingerprint: changes when they do.
+    """
+
+    splits: tuple[str, ...]
+    fingerprint: str
+
+    def check(self, name: str, split: Split, num_classes: int) -> None:
+        """Raises DataError for rows that can't be a split's logits."""
+        ...
+
+    def rows(self, name: str, index: np.ndarray, num_classes: int) -> Tensor:
+        """[B, C] logits of these instances of a split; zeros where it has none of the split."""
+        ...
+
+
 class GivenLogits:
-    """A file of logits.
+    """A file of logits in the order of its splits' rows.
 
     Attributes:
         splits: those that it has rows for.
@@ -58,7 +81,7 @@ class GivenLogits:
         self._tables: dict[str, Tensor] = {}
         self._made_of: dict[str, str] = {}
         try:
-            self.fingerprint = _hash(self.path)
+            self.fingerprint = hash_of(self.path)
             if self.path.suffix == ".npy":
                 self._tables = {"train": torch.from_numpy(np.load(self.path, mmap_mode="c", allow_pickle=False))}
             elif self.path.suffix == ".safetensors":
@@ -66,7 +89,7 @@ class GivenLogits:
                     self._tables = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                     self._made_of = json.loads((file.metadata() or {}).get(MADE_OF, "{}"))
             else:
-                raise DataError(f"{owner}: {path}: logits are read from .safetensors or .npy, or are a modality's name")
+                raise DataError(f"{owner}: {path}: logits are read from .safetensors and .npy")
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             reason = (str(error).splitlines() or ["?"])[0]
             raise DataError(f"{owner}: {path} can't be read as logits ({reason})") from None
@@ -106,20 +129,11 @@ class GivenLogits:
     def _check_rows(self, where: str, name: str, rows: range, split: Split, num_classes: int) -> None:
         piece = slice(rows.start, rows.stop)
         sparse = name not in self._tables
-        values = self._tables[f"{name}.values" if sparse else name][piece].to(torch.float64)
-        bad = values.isnan().any(dim=1) | (values == torch.inf).any(dim=1) | (values == -torch.inf).all(dim=1)
-        what = "NaN, or no finite number"
-        if sparse and not bad.any():
-            indices = self._tables[f"{name}.indices"][piece].to(torch.int64)
-            ordered = indices.sort(dim=1).values
-            bad = (indices < 0).any(dim=1) | (indices >= num_classes).any(dim=1)
-            bad |= (ordered[:, 1:] == ordered[:, :-1]).any(dim=1)
-            what = f"indices outside 0..{num_classes - 1}, or one twice"
-            if not bad.any():
-                bad, what = values.exp().sum(dim=1) > 1.001, "probabilities over 1: give logarithms of probabilities"
-        if bad.any():
-            at = rows.start + int(bad.nonzero()[0])
-            raise DataError(f"{where}: row {at} ({called(split, at)}): {what}")
+        values = self._tables[f"{name}.values" if sparse else name][piece]
+        found = fault(values, self._tables[f"{name}.indices"][piece] if sparse else None, num_classes)
+        if found is not None:
+            at = rows.start + found[0]
+            raise DataError(f"{where}: row {at} ({called(split, at)}): {found[1]}")
 
     def rows(self, name: str, index: np.ndarray, num_classes: int) -> Tensor:
         """[B, C] logits in float32, or in float64 where the file has that; zeros where it has none of the split."""
@@ -129,10 +143,7 @@ class GivenLogits:
             return found if found.dtype == torch.float64 else found.float()
         if name not in self.splits:
             return torch.zeros(len(at), num_classes)
-        values = self._tables[f"{name}.values"][at].float()
-        rest = (1.0 - values.exp().sum(dim=1, keepdim=True)).clamp_min(1e-6) / max(1, num_classes - values.shape[1])
-        return rest.log().expand(-1, num_classes).clone().scatter_(
-            1, self._tables[f"{name}.indices"][at].to(torch.int64), values)  # fmt: skip
+        return filled(self._tables[f"{name}.values"][at], self._tables[f"{name}.indices"][at], num_classes)
 
 
 class WithLogits:
@@ -143,7 +154,7 @@ class WithLogits:
         given: teacher -> its file.
     """
 
-    def __init__(self, split: Split, name: str, given: Mapping[str, GivenLogits], num_classes: int) -> None:
+    def __init__(self, split: Split, name: str, given: Mapping[str, Logits], num_classes: int) -> None:
         self.split, self.name, self.num_classes = split, name, num_classes
         self.given = {view_of(teacher): file for teacher, file in given.items()}
         for file in given.values():
@@ -162,6 +173,10 @@ class WithLogits:
     def called_at(self, position: int) -> str:
         """See `split.called`."""
         return called(self.split, position)
+
+    def identities(self) -> Sequence[str | None] | None:
+        """See `split.identities`."""
+        return identities(self.split)
 
     @property
     def scales(self) -> Mapping[str, Scale]:
@@ -189,7 +204,13 @@ class WithLogits:
         return {**inputs, **own}
 
 
-def _hash(path: Path) -> str:
+def without_logits(split: Split) -> Split:
+    """The instances that a split's logits lie beside; others as they are."""
+    return split.split if isinstance(split, WithLogits) else split
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

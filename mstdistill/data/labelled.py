@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import DataError
 from .scale import Scale
 from .source import UNLABELLED
-from .split import Split, called, reader
+from .split import Split, called, identities, reader
 
 # Labels that are read at a time, and pixels of them.
 _ROWS, _ENTRIES = 4096, 2**22
@@ -43,6 +43,10 @@ class LabelsHidden:
     def called_at(self, position: int) -> str:
         """See `split.called`."""
         return called(self.split, position)
+
+    def identities(self) -> Sequence[str | None] | None:
+        """See `split.identities`."""
+        return identities(self.split)
 
     @property
     def scales(self) -> Mapping[str, Scale]:

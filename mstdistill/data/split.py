@@ -74,6 +74,13 @@ def called(split: Split, position: int) -> str:
     return known(position) if known is not None else f"instance {position}"
 
 
+def identities(split: Split) -> Sequence[str | None] | None:
+    """[N] what names each instance apart from its place (a publisher's file, an id), None for one without a name; or
+    None: nothing does."""
+    known: Callable[[], Sequence[str | None] | None] | None = getattr(split, "identities", None)
+    return known() if known is not None else None
+
+
 class Subset:
     """Some instances of a split, renumbered from 0."""
 
@@ -90,6 +97,16 @@ class Subset:
     def called_at(self, position: int) -> str:
         """See `called`."""
         return called(self.split, int(self.index[position]))
+
+    def identities(self) -> Sequence[str | None] | None:
+        """See `identities`."""
+        names = identities(self.split)
+        return None if names is None else [names[i] for i in self.index.tolist()]
+
+    @property
+    def lacks(self) -> frozenset[str]:
+        """See `given_logits.WithLogits`."""
+        return getattr(self.split, "lacks", frozenset())
 
     @property
     def scales(self) -> Mapping[str, Scale]:

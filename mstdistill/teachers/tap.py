@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizedModule
 
+from ..data.given_logits import view_of
 from ..data.present import see
 from ..data.view import modality_of
 from ..errors import ConfigError, nearest
+from .given import Given
 from .output import logits_of, named_place, note_place
 
 
@@ -58,6 +60,16 @@ class Teacher:
                               "below 1, and goes with missing zero")  # fmt: skip
         if self.output is not None:
             note_place(self.module, named_place(self.output))
+
+    @classmethod
+    def from_logits(cls, name: str, file: str, key: str = "key") -> Teacher:
+        """A teacher that is a file of logits and no network.
+
+        Args:
+            file: .npz or a table, whose rows have keys; .safetensors or .npy, by the order of the training data's rows.
+            key: the file's column of keys, which are those of the data's `data.key`.
+        """
+        return cls(name, Given(str(file), key), (view_of(name),), frozen=True)
 
     def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits of a batch of named modalities."""

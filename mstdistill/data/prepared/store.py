@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,7 @@ class PreparedSplit:
 
     Attributes:
         fingerprint: hash of the contents, taken when they were written.
+        naming: from the rows' own names to those that people give instances; None: they give none.
     """
 
     deterministic = True
@@ -124,13 +125,14 @@ class PreparedSplit:
                 f"{folder}/{split} is missing or damaged ({first_line(error)}); prepare the data again"
             ) from None
         self.rows, self._keys = len(data), data.data.column("key") if "key" in data.column_names else None
+        self.naming: Callable[[Sequence[str]], Sequence[str | None]] | None = list
         if self.rows != int(card["splits"][split]["rows"]):
             raise DataError(
                 f"{folder}/{split} holds {self.rows} rows where its card says {card['splits'][split]['rows']}: "
                 "truncated; prepare the data again"
             )
         self.columns = {
-            name: _Column(data.data.column(name), kind, self.name) for name, kind in card["modalities"].items()
+            name: ArrowColumn(data.data.column(name), kind, self.name) for name, kind in card["modalities"].items()
         }
         found = {name: _scale(kind) for name, kind in card["modalities"].items()}
         self.scales = {name: scale for name, scale in found.items() if scale is not None}
@@ -148,6 +150,10 @@ class PreparedSplit:
     def called_at(self, position: int) -> str:
         """How a person finds an instance: its number, and the publisher's name for it; see `split.called`."""
         return f"instance {position}" + (f" ({self._keys[position].as_py()})" if self._keys is not None else "")
+
+    def identities(self) -> Sequence[str | None] | None:
+        """See `split.identities`."""
+        return self.naming(self._keys.to_pylist()) if self._keys is not None and self.naming is not None else None
 
     def fetch(self, index: np.ndarray, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """Modalities [B, ...] as float32, scaled as the card says (integers that the card doesn't scale stay integers),
@@ -181,7 +187,7 @@ def _scale(kind: Mapping[str, Any]) -> Scale | None:
     return Scale(low, spread)
 
 
-class _Column:
+class ArrowColumn:
     """Rows of an Arrow column as tensors of a shape, without copying a large column.
 
     Args:

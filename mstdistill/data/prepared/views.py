@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +48,7 @@ class RawSource(Source, Protocol):
         lacking: whether instances may lack a modality.
         rows: hands out an instance's values; travels to other processes.
         numbers: split -> labels of its rows.
+        naming: from prepared rows' keys to what people call instances; None: nothing but their place names them.
     """
 
     task: Task
@@ -60,6 +61,9 @@ class RawSource(Source, Protocol):
 
     @property
     def kinds(self) -> Mapping[str, str]: ...
+
+    @property
+    def naming(self) -> Callable[[Sequence[str]], Sequence[str | None]] | None: ...
 
     def first(self, modality: str) -> Any:
         """The first readable value of a modality."""
@@ -182,6 +186,7 @@ def open_views(
     if broken:
         screen.say(f"{broken} broken instances are left out: {folder / card['broken']['list']}")
     whole = PreparedSplit(folder, "all", card)
+    whole.naming = data.naming
     if data.parted or split == "publisher":
         return publisher_splits(whole, limit)
     return own_splits(whole, group, limit, indices)

@@ -8,9 +8,9 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,8 @@ _LOOKED_AT = 200
 # Letters that `datasets` reads as a pattern of names.
 _PATTERN = "[]*?"
 _PATTERN_TO_PLAIN = str.maketrans(_PATTERN, "()+!")
-_SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
+# Files that are tables, and which of the readers of `datasets` reads them.
+SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ class Raw:
         splits: split -> `datasets.Dataset`, or `datasets.IterableDataset` when streamed.
         streaming: whether rows come one after the other from the hub.
         identity: changes when the data change.
+        written: of a table, its rows before cells that name files became those files; else empty.
     """
 
     splits: dict[str, Any]
     streaming: bool
     identity: str
+    written: Mapping[str, Any] = field(default_factory=dict)
 
 
 def on_hub(location: str) -> tuple[str, str | None]:
@@ -75,10 +78,12 @@ def open_raw(location: str, streaming: bool | Literal["auto"] = "auto") -> Raw:
             streaming = location.startswith(HUB) and size > STREAM_BYTES
         splits = dict(datasets.load_dataset(**arguments, streaming=streaming))
         identity = f"{builder.hash}|{builder.info.version}|{builder.config_id}"
+        written = {}
         if not streaming and path.is_file():
+            written = splits
             splits, files = with_files(splits, path.parent)
             identity += f"|{files}" if files else ""
-        return Raw(splits, streaming, identity)
+        return Raw(splits, streaming, identity, written)
 
 
 def _unbracketed(folder: Path) -> Path:
@@ -112,12 +117,12 @@ def _arguments(location: str, path: Path) -> dict[str, Any]:
         return {"path": str(path)}
     if not path.exists():
         raise DataError(f"there is no {location}; data are a folder, a file or hub:org/name")
-    if path.suffix not in _SUFFIXES:
+    if path.suffix not in SUFFIXES:
         raise DataError(
-            f"{location}: {path.suffix or 'such'} files can't be read; known: {', '.join(sorted(_SUFFIXES))}"
+            f"{location}: {path.suffix or 'such'} files can't be read; known: {', '.join(sorted(SUFFIXES))}"
         )
     options = {"delimiter": "\t"} if path.suffix == ".tsv" else {}
-    return {"path": _SUFFIXES[path.suffix], "data_files": glob.escape(str(path)), **options}
+    return {"path": SUFFIXES[path.suffix], "data_files": glob.escape(str(path)), **options}
 
 
 def download_prepared(location: str) -> Path:
@@ -183,7 +188,7 @@ def _culprit(folder: Path) -> str:
 
     if not folder.is_dir():
         return ""
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in _SUFFIXES and path.is_file()]
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES and path.is_file()]
     for path in files[:_LOOKED_AT]:
         try:
             with _overheard():

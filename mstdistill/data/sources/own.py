@@ -19,6 +19,8 @@ from ..source import Labels, Modality, Row
 from ..task import SPLITS, Task
 from . import labels as classes
 from . import several
+from .keys import Naming, own_names
+from .lists import refuse_several
 from .opening import Raw, open_raw
 
 _SPLIT_NAMES = {
@@ -57,6 +59,7 @@ class OwnData:
         notes: what a person should know.
         max_broken: share of instances that may be unreadable.
         lacking: whether instances may lack a modality.
+        naming: what their own column calls them; None: they have none (`data.key`).
     """
 
     task: Task
@@ -70,6 +73,7 @@ class OwnData:
     notes: list[str] = field(default_factory=list)
     max_broken: float = 0.02
     lacking: bool = False
+    naming: Naming | None = None
 
     @property
     def name(self) -> str:
@@ -190,7 +194,8 @@ def open_own(settings: DataSettings) -> OwnData:
     """
     if settings.dir is None:
         raise DataError("task own: say where your data are, data.dir=FOLDER or data.dir=hub:org/name")
-    raw, notes = named_splits(open_raw(settings.dir, settings.streaming), settings.dir)
+    opened = open_raw(settings.dir, settings.streaming)
+    raw, notes = named_splits(opened, settings.dir)
     columns, modalities = choose_columns(raw, settings, settings.dir)
     lacking = settings.missing == "allow"
     wanted = [*columns.values(), *_labels_of(settings)]
@@ -209,6 +214,7 @@ def open_own(settings: DataSettings) -> OwnData:
     return OwnData(
         task, modalities, numbers, RawRows(used, columns, modalities), items, parted, digest.hexdigest(), raw.streaming,
         [*notes, *left_out, *resolved.notes, *unlabelled, *more], settings.max_broken, lacking,
+        None if settings.key is None else own_names(used, opened.written, settings.key, settings.dir),
     )  # fmt: skip
 
 
@@ -225,6 +231,8 @@ def _resolved(raw: Raw, settings: DataSettings) -> classes.Classes:
                  for split, data in raw.splits.items()}  # fmt: skip
         return several.resolve_columns(every, str(settings.dir))
     columns = _label_columns(raw, settings.label, settings.multilabel)
+    if not settings.multilabel:
+        refuse_several(columns, what)
     return several.resolve_lists(columns, what) if settings.multilabel else classes.resolve(columns, what)
 
 

@@ -73,7 +73,7 @@ class DatasetSplit:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._types: dict[str, torch.dtype] = {}
         self._maps = False
-        first = self._item(0)
+        first = self.item(0)
         if label not in first:
             raise DataError(f"{name}[0] has no {label!r}; found {sorted(map(str, first))}")
         if missing:  # the first item says nothing of what it lacks
@@ -122,7 +122,7 @@ class DatasetSplit:
 
     def row(self, split: str, position: int) -> Row:
         """See `Source`."""
-        item = self._item(position)
+        item = self.item(position)
         label = self._label(position, item)
         values = {key: self._given(key, position, item) for key in self.wanted}
         return Row(values, label.numpy() if isinstance(label, Tensor) else label)
@@ -141,7 +141,7 @@ class DatasetSplit:
         for key in modalities:
             if key not in self._shapes:
                 raise DataError(f"{self.name} has no modality {key!r}; {nearest(key, self._shapes)}")
-        rows = [(int(i), self._item(int(i))) for i in index]
+        rows = [(int(i), self.item(int(i))) for i in index]
         inputs = {key: self._column(key, rows) for key in modalities}
         labels = [self._label(i, item) for i, item in rows]
         maps = [label if isinstance(label, Tensor) else torch.tensor(label) for label in labels] if self._maps else []
@@ -164,7 +164,8 @@ class DatasetSplit:
                 return cast
         return torch.stack([self._value(key, i, item) for i, item in rows])
 
-    def _item(self, i: int) -> Mapping[str, Any]:
+    def item(self, i: int) -> Mapping[str, Any]:
+        """An item, places of tuples under their names."""
         item = attempted(f"{self.name}[{i}]", lambda: self.dataset[i])
         if self.names is not None and isinstance(item, (tuple, list)):
             if len(item) != len(self.names):
@@ -180,7 +181,7 @@ class DatasetSplit:
         """The first items' keys, each with a value where one of them has any."""
         found = dict(first)
         for i in range(min(len(self), _PROBES)):
-            for key, value in self._item(i).items():
+            for key, value in self.item(i).items():
                 if found.get(key) is None:
                     found[key] = value
         return found
@@ -188,7 +189,7 @@ class DatasetSplit:
     def _look_for_missing(self) -> dict[str, np.ndarray]:
         there = {key: np.zeros(len(self), dtype=bool) for key in self.wanted}
         for i in range(len(self)):
-            item = self._item(i)
+            item = self.item(i)
             for key, values in there.items():
                 values[i] = item.get(key) is not None
         for key, values in there.items():
@@ -203,7 +204,7 @@ class DatasetSplit:
         """Shapes and types from some items: a later one of another shape is named; floats among whole numbers are
         floats everywhere."""
         for number, i in enumerate(probe):
-            item = self._item(int(i))
+            item = self.item(int(i))
             label = self._label(int(i), item)
             for key in self.wanted:
                 if self._lacks(key, int(i)):
@@ -292,12 +293,8 @@ class DatasetSplit:
         if found.dim() == 1:
             ones = int((found == 1).sum())
             if ones != 1 or int((found != 0).sum()) != 1:
-                several = (
-                    f"{ones} classes (multi-label); one is wanted, or data.multilabel=true"
-                    if ones > 1
-                    else "a vector that isn't one-hot"
-                )
-                raise DataError(f"{where}: label is {several}")
+                several = f"{ones} classes (multi-label); one is wanted" if ones > 1 else "a vector that isn't one-hot"
+                raise DataError(f"{where}: label is {several}, or data.multilabel=true")
             self._note("one-hot labels are read as classes")
             return int(found.argmax())
         if found.dim() not in (0, 2):
@@ -315,7 +312,7 @@ class DatasetSplit:
         for key, there in self.present.items():
             digest.update(key.encode() + np.packbits(there).tobytes())
         for i in probe:
-            item = self._item(int(i))
+            item = self.item(int(i))
             values = {key: self._value(key, int(i), item) for key in self.wanted}
             label = torch.as_tensor(self._label(int(i), item))
             for name, tensor in sorted({**values, self.label: label}.items()):
