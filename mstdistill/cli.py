@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -42,14 +43,19 @@ app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_
                   rich_markup_mode="rich")  # fmt: skip
 
 
-for command in (train, plan, evaluate, logits):
+# prepare takes each task's own options
+_PREPARE = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+_BEFORE: tuple[Callable[..., None], ...] = (train, plan, evaluate, logits)
+_AFTER: tuple[Callable[..., None], ...] = (reproduce, check, tasks, taps, export, push)
+_LAST: tuple[Callable[..., None], ...] = (report, watch, demo, commands.settings, commands.new, commands.completion)
+
+for command in _BEFORE:
     app.command()(command)
-app.command(cls=PrepareCommand, context_settings={"allow_extra_args": True, "ignore_unknown_options": True,
-                                                  "allow_interspersed_args": False})(prepare)  # fmt: skip
-for command in (reproduce, check, tasks, taps, export, push):
+app.command(cls=PrepareCommand, context_settings=_PREPARE)(prepare)
+for command in _AFTER:
     app.command()(command)
 app.command("import")(import_checkpoint)
-for command in (report, watch, demo, commands.settings, commands.new, commands.completion):
+for command in _LAST:
     app.command()(command)
 
 
