@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..backbones.catalogue import backbones
 from ..config import ModelSettings, Recipe
+from ..data.given_logits import are_logits
 from ..data.prepared.store import CARD, SMALL_COLUMN, read_card
 from ..data.scale import Scale
 from ..data.sources.opening import HUB
@@ -139,12 +140,18 @@ class Subject:
 
 
 def subject_of(recipe: Recipe) -> Subject:
-    """What a recipe's run would work on.
+    """What a recipe's run would work on; logits that are given are a column more.
 
     Raises:
         ConfigError: unknown task, modalities or networks, or a task of which nothing is known without its data.
     """
-    material = PlannedMaterial(recipe)
+    found = _subject_of(recipe, PlannedMaterial(recipe))
+    given = {name: Columns((found.material.task.num_classes,), torch.float32) for sight in found.material.teachers
+             for name in sight.names if are_logits(name)}  # fmt: skip
+    return replace(found, columns={**found.columns, **given})
+
+
+def _subject_of(recipe: Recipe, material: PlannedMaterial) -> Subject:
     if material.data is not None:
         views = {view.name: view for sight in [material.student, *material.teachers] for view in sight.views}
         columns = {name: Columns(tuple(view.column.shape), getattr(torch, view.column.dtype))

@@ -132,7 +132,7 @@ class PreparedSplit:
                 "truncated; prepare the data again"
             )
         self.columns = {
-            name: ArrowColumn(data.data.column(name), kind, self.name) for name, kind in card["modalities"].items()
+            name: _Column(data.data.column(name), kind, self.name) for name, kind in card["modalities"].items()
         }
         found = {name: _scale(kind) for name, kind in card["modalities"].items()}
         self.scales = {name: scale for name, scale in found.items() if scale is not None}
@@ -187,7 +187,7 @@ def _scale(kind: Mapping[str, Any]) -> Scale | None:
     return Scale(low, spread)
 
 
-class ArrowColumn:
+class _Column:
     """Rows of an Arrow column as tensors of a shape, without copying a large column.
 
     Args:

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError, first_line, nearest
-from ..prepared.store import ArrowColumn
 from .keys import as_text
 from .opening import SUFFIXES, open_raw
 
@@ -142,6 +141,7 @@ def _table(path: Path, key: str, names: Sequence[str], num_classes: int) -> Keye
     import pyarrow as pa
 
     raw = open_raw(str(path), False)
+    pa.default_memory_pool().release_unused()  # of the first reading, which makes Arrow files of a table
     data = next(iter(raw.written.values()))
     table = data.data
     if key not in table.column_names:
@@ -181,19 +181,26 @@ def _listed(path: Path, table: Any, name: str, keys: Sequence[str | None], whole
             what = f"{max(lengths[row], 0)} numbers where others have {width}"
             raise DataError(f"{path}: column {name!r}: row {row} (key {keys[row]!r}) has "
                             f"{what if lengths[row] != width else 'nothing in places of its list'}")  # fmt: skip
-    rows = ArrowColumn(column, {"shape": [width]}, str(path))
-    return _Listed(rows, (len(column), width))
+    pieces = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, width) for chunk in column.chunks]
+    return _Listed(pieces, (len(column), width))
 
 
-@dataclass(frozen=True)
 class _Listed:
-    column: ArrowColumn
-    shape: tuple[int, ...]
+    """Rows of many mapped pieces, as Arrow files have them."""
+
+    def __init__(self, pieces: list[np.ndarray], shape: tuple[int, ...]) -> None:
+        self.pieces, self.shape = pieces, shape
+        self.starts = np.cumsum([0, *map(len, pieces)])
 
     def take(self, rows: Tensor) -> Tensor:
         """See `Rows`; tables hold doubles because JSON and Python do, not because anyone wants them."""
-        found = self.column.take(rows)
-        return found.float() if found.dtype == torch.float64 else found
+        kind = self.pieces[0].dtype
+        out = np.empty((len(rows), self.shape[1]), dtype=np.float32 if kind == np.float64 else kind)
+        owner = np.searchsorted(self.starts, rows.numpy(), side="right") - 1
+        places = rows.numpy() - self.starts[owner]
+        for i, (piece, at) in enumerate(zip(owner.tolist(), places.tolist(), strict=True)):
+            out[i] = self.pieces[piece][at]  # a batch has hardly two rows of one piece
+        return torch.from_numpy(out)
 
 
 def _class_columns(path: Path, table: Any, key: str, names: Sequence[str], num_classes: int) -> list[str]:
