@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from .augment_settings import AugmentSettings
 from .errors import ConfigError, nearest
 from .logits_settings import check_logits
+from .mask_settings import MaskObjective
 from .presets import PRESETS as PRESETS
 from .recipe_files import content_of
 from .recipe_files import recipe_names as recipe_names
@@ -278,10 +279,8 @@ class RoundsSettings(OptimSettings):
     select: Literal["last", "best"] = Field("last", description="which epoch's weights go on")
 
 
-class SpecialiseSettings(OptimSettings):
+class SpecialiseSettings(MaskObjective, OptimSettings):
     """Stage 2."""
-
-    task: float = Field(0.0, ge=0, description="weight of the labels beside the student's agreement")
 
 
 class DistillSettings(OptimSettings):

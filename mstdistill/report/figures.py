@@ -73,7 +73,7 @@ def run_figures(
         found["left_out"].append(what)
         return False
 
-    ensemble = _specialised(experiment) if experiment.recipe.method == "mst" else None
+    ensemble = specialised(experiment) if experiment.recipe.method == "mst" else None
     if ensemble is not None and (folder / "distill" / "result.safetensors").exists():
         found |= {"members": ensemble.names,
                   "sees": {t.name: list(map(modality_of, t.modalities)) for t in experiment.teachers}}  # fmt: skip
@@ -93,7 +93,7 @@ def run_figures(
     return found, galleries
 
 
-def _specialised(experiment: Experiment) -> Ensemble:
+def specialised(experiment: Experiment) -> Ensemble:
     """The specialised teachers with their trained masks; the teachers hold their weights already."""
     ensemble = experiment.build_ensemble("independent")
     masks = experiment.result("specialise")

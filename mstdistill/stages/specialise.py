@@ -2,11 +2,14 @@
 
     loss_m = KD( z_teacher_with_mask_m <- detach(z_student) )  (+ specialise.task * CE( z_teacher_with_mask_m, y ))
 
+What else can be asked of masks is in `mask_objective`.
+
 Masks share no parameter, so one optimiser over the sum of their losses steps each as its own Adam would.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,10 +18,12 @@ from torch import Tensor, nn
 from .. import losses, ranks
 from ..config import CacheSettings
 from ..data.feeding.batch import Batch
+from ..errors import ConfigError
 from ..experiment import Experiment
 from ..teachers.ensemble import Ensemble
 from ..teachers.tap import call, freeze
 from .constant_logits import LogitSource, constant_logits
+from .mask_objective import budget_rows, corrected, mistaken
 
 NAME = "specialise"
 
@@ -31,7 +36,11 @@ class Specialise:
     def __init__(self, experiment: Experiment, ensemble: Ensemble) -> None:
         self.experiment, self.module, self.ensemble = experiment, ensemble, ensemble
         freeze(experiment.student)
+        self.settings = experiment.recipe.specialise
         self.members = [i for i, member in enumerate(ensemble.members) if member.mask is not None]
+        if self.settings.correct and (experiment.dense or experiment.task.multilabel):
+            raise ConfigError("specialise.correct asks whether the student is right, which is for one class an "
+                              "instance; leave it out")  # fmt: skip
         self.student = {split: self._student_logits(split) for split in ("train", "validation")}
 
     def _student_logits(self, split: str) -> LogitSource:
@@ -53,9 +62,8 @@ class Specialise:
 
     def losses(self, module: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         reference = self.student["train"].gather(batch)[:, 0].detach()
-        logits = module(batch.inputs)
-        parts = {self.ensemble.names[i]: batch.mean(self._rows(logits[:, i], reference, batch) * weight)
-                 for i, weight in self._weights(batch)}  # fmt: skip
+        rows = self._every(*self._forward(module, batch), reference, batch)
+        parts = {self.ensemble.names[i]: batch.mean(rows[i] * weight) for i, weight in self._weights(batch)}
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def _weights(self, batch: Batch) -> list[tuple[int, Tensor | float]]:
@@ -63,18 +71,34 @@ class Specialise:
         seen = self.ensemble.seen(batch.present)
         return [(i, 1.0 if seen is None else seen[:, i].to(torch.float32)) for i in self.members]
 
+    def _forward(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[int, Tensor]]:
+        """Logits [B, M, C, ...], and masks [B, d] of the members where the objective asks for them."""
+        if self.settings.keep is None:
+            return module(batch.inputs), {}
+        logits, masks = module(batch.inputs, True)
+        return logits, masks
+
+    def _every(self, logits: Tensor, masks: Mapping[int, Tensor], student: Tensor, batch: Batch) -> dict[int, Tensor]:
+        """Of each member with a mask: its losses [B]."""
+        settings = self.settings
+        rows = {i: self._rows(logits[:, i], student, batch) for i in self.members}
+        if settings.keep is not None:
+            rows = {i: x + settings.keep_weight * budget_rows(masks[i], settings.keep) for i, x in rows.items()}
+        return rows
+
     def _rows(self, masked: Tensor, student: Tensor, batch: Batch) -> Tensor:
         """[B] losses of one masked teacher's logits."""
-        objective = self.experiment.objective
+        objective, weight = self.experiment.objective, self.settings.task
         rows = objective.kd_rows(masked, student.to(masked.dtype), self.experiment.recipe.temperature)
-        weight = self.experiment.recipe.specialise.task
         if batch.labelled is not None:  # a mean over the labelled ones in a mean over all
             weight *= batch.normaliser / max(batch.labelled, 1e-12)
-        if weight:
-            task = objective.task_rows(masked, batch.label)
-            task = losses.mixed_rows(task, lambda label: objective.task_rows(masked, label), batch)
-            rows = rows + weight * task
-        return rows
+        if not weight and not self.settings.correct:
+            return rows
+        task = objective.task_rows(masked, batch.label)
+        task = losses.mixed_rows(task, lambda label: objective.task_rows(masked, label), batch)
+        if self.settings.correct:
+            rows = corrected(rows, task, mistaken(student, batch, objective.ignore))
+        return rows + weight * task if weight else rows
 
     def validate(self, module: nn.Module, epoch: int) -> dict[str, Any]:
         """Each mask's loss; the selection is the mean over the multimodal plus the mean over the cross-modal ones."""
@@ -84,10 +108,10 @@ class Specialise:
         for batch in experiment.loader("validation", self.modalities("validation")).epoch():
             batch = batch.to(device)
             with experiment.accelerator.autocast():
-                logits = module(batch.inputs)
+                logits, masks = self._forward(module, batch)
             reference = self.student["validation"].gather(batch)[:, 0].to(logits.dtype)
-            values = [(self._rows(logits[:, i], reference, batch) * batch.weight.to(logits.dtype) * weight).sum()
-                      for i, weight in self._weights(batch)]  # fmt: skip
+            found = self._every(logits, masks, reference, batch)
+            values = [(found[i] * batch.weight.to(logits.dtype) * weight).sum() for i, weight in self._weights(batch)]
             rows.append(torch.stack([*values, batch.weight.sum().to(logits.dtype)]).to(torch.float64))
         sums = ranks.total(torch.stack(rows))
         if experiment.recipe.validation_mean == "batches":

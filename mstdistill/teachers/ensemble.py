@@ -8,13 +8,14 @@ check runs them separately from then on. Where a router has chosen, an instance 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from .mask import MaskNet
 from .shared_pass import RowsMixed, Variant, shared_pass
 from .tap import Teacher, find, freeze, hooked
 
@@ -105,12 +106,41 @@ class Ensemble(nn.Module):
             teacher.module.to(device)
         return self.to(device)
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits [B, M, C] or [B, M, C, H, W] of a batch of named modalities."""
+    def forward(
+        self, inputs: Mapping[str, Tensor], with_masks: bool = False
+    ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
+        """Logits [B, M, C] or [B, M, C, H, W] of a batch of named modalities.
+
+        Args:
+            with_masks: give also, of each member with a mask, its values [B, d]; of a submodule that runs several times
+                in a forward pass their mean. Masks must act one at a time.
+        """
+        if with_masks:
+            return self._with_masks(inputs)
         parts: list[Tensor] = []
         for number in range(len(self.teachers)):
             parts.extend(self._variants(number, inputs))
         return torch.stack(parts, dim=1)
+
+    def _with_masks(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[int, Tensor]]:
+        masks = cast(Sequence[MaskNet], self.masks)
+        for mask in masks:
+            mask.noted = []
+        try:
+            logits = self.forward(inputs)
+            values = [torch.stack(mask.noted or []).mean(dim=0) for mask in masks]
+        finally:
+            for mask in masks:
+                mask.noted = None
+        members = enumerate(self.members)
+        return cast(Tensor, logits), {i: values[member.mask] for i, member in members if member.mask is not None}
+
+    def _forget_masks(self, members: Iterable[int]) -> None:
+        """A pass begins: what an earlier one noted (a trial, or one that broke off) doesn't count."""
+        for member in members:
+            position = self.members[member].mask
+            if position is not None and (noted := cast(MaskNet, self.masks[position]).noted):
+                noted.clear()
 
     @torch.no_grad()
     def chosen(self, inputs: Mapping[str, Tensor], indices: Tensor) -> Tensor:
@@ -204,6 +234,7 @@ class Ensemble(nn.Module):
 
     def _separately(self, number: int, members: Sequence[int], inputs: Mapping[str, Tensor]) -> list[Tensor]:
         teacher = self.teachers[number]
+        self._forget_masks(members)
         results = []
         for member in members:
             changes: dict[str, Callable[[Tensor], Tensor]] = {}
@@ -222,6 +253,7 @@ class Ensemble(nn.Module):
         self, number: int, members: Sequence[int], inputs: Mapping[str, Tensor], wanted: Tensor | None = None
     ) -> list[tuple[Tensor | None, Tensor]]:
         """One forward for all of a teacher's members; see `shared_pass`."""
+        self._forget_masks(members)
         first = members[0]
         variants = [
             Variant(str(self.members[m].tap), self._mask(m), frozenset(one - first for one in self._active(m)))

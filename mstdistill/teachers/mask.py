@@ -13,10 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..kernels import MaskWeights, mask_values, masked_reconstruction
+from ..kernels import MaskWeights, apply_mask, mask_values, masked_reconstruction
 
 
-class _MaskBase(nn.Module):
+class MaskNet(nn.Module):
+    """What all mask modules have in common.
+
+    Attributes:
+        noted: where forward passes leave their masks [B, d]; None: nobody wants them.
+    """
+
+    noted: list[Tensor] | None = None
+
     def __init__(self, width: int, hidden: int, num_heads: int) -> None:
         super().__init__()
         if hidden < 1 or hidden % num_heads:
@@ -46,11 +54,15 @@ class _MaskBase(nn.Module):
         plain = feature.flatten(1) if shape[2:] == (1, 1) else feature.flatten(2, 3) if feature.dim() == 5 else feature
         vector = self.vector(feature)
         with torch.autocast(feature.device.type, enabled=False):
-            masked = masked_reconstruction(plain, MaskWeights.of(self.embed, self.mha, self.fc), vector)
+            if self.noted is None:
+                masked = masked_reconstruction(plain, MaskWeights.of(self.embed, self.mha, self.fc), vector)
+            else:  # in two steps, the mask in between
+                self.noted.append(self.values(vector))
+                masked = apply_mask(plain, self.noted[-1])
         return masked.view(shape) if masked.shape != shape else masked
 
 
-class MaskNet1d(_MaskBase):
+class MaskNet1d(MaskNet):
     """Mask for vectors [B, d], and for maps [B, d, 1, 1] that are vectors in disguise (paper, mask module)."""
 
     def vector(self, feature: Tensor) -> Tensor:
@@ -74,7 +86,7 @@ class _SpatialReduce(nn.Module):
         return reduced
 
 
-class MaskNet2d(_MaskBase):
+class MaskNet2d(MaskNet):
     """Mask per channel for maps [B, C, H, W] (paper, mask module); volumes are read as [B, C, T*H, W]."""
 
     def __init__(self, width: int, hidden: int, num_heads: int) -> None:
@@ -89,7 +101,7 @@ class MaskNet2d(_MaskBase):
         return reduced
 
 
-class MaskNetTokens(_MaskBase):
+class MaskNetTokens(MaskNet):
     """Mask per feature for token sequences [B, S, d], as transformers emit: the tokens' mean takes the 1-d form and the
     mask is broadcast over the sequence. An extension; the paper has no such features."""
 
