@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from . import ranks, trial
+from . import ranks, trial, trying
 from .augmenting import plan_augmentation, teaching
 from .binding import bind
 from .calibration import temperatures
@@ -31,7 +30,6 @@ from .data.task import Task
 from .data.view import modality_of
 from .engine.batch_norm import take_any_batch, take_back
 from .engine.checkpoint import CheckpointStore
-from .engine.launch import expect_unused
 from .engine.loop import Fit, Stage, Trainer
 from .engine.seeding import initialising, named_seed
 from .errors import ConfigError, first_line
@@ -41,8 +39,7 @@ from .objective import Objective, balanced, described
 from .pace import Paces, Runner, lay, settled
 from .sight import LEFT_OUT, complete, sight
 from .teachers.ensemble import Ensemble
-from .teachers.mask import MaskPlan, plan_mask
-from .teachers.tap import Teacher, call, discover
+from .teachers.tap import Teacher, call
 from .trial import Network
 
 M = TypeVar("M", bound=nn.Module)
@@ -94,7 +91,7 @@ class Experiment:
         for name in names:
             if names.count(name) > 1 or name == "student":
                 raise ConfigError(f"teacher name {name!r}: each teacher needs a name of its own, other than 'student'")
-        trial.check_apart(self._networks())
+        trial.check_apart(self.tried)
         # instances of which the student sees nothing
         self.left_out = complete(self.splits, self.teachers, self.target, task.name, self.screen.say)
         self._look_for_labels()
@@ -103,10 +100,10 @@ class Experiment:
             self.screen.say(f"partly labelled: settings of {', '.join(recipe.partly)} as the recipe has them for that")
         try:
             self._place()
-            self.dense = self._dry_run()
+            self.dense = trying.dry_run(self)
             self.objective = self._objective()
             self.augmentation = self._plan_augmentation()
-            self.mask_plans = self._plan_masks()
+            self.mask_plans = trying.plan_masks(self)
             self._try()
             self.fingerprint = self._bind()
             if self.left_out and ranks.rank() == 0:
@@ -157,7 +154,8 @@ class Experiment:
         """Whether some training instances have no label."""
         return getattr(self.splits["train"], "labelled", None) is not None
 
-    def _networks(self) -> list[Network]:
+    @property
+    def tried(self) -> list[Network]:
         """The student, then the teachers."""
         return [Network.student(self.student, self.target),
                 *(Network.teacher(t.name, t.module, t.modalities) for t in self.teachers)]  # fmt: skip
@@ -198,7 +196,7 @@ class Experiment:
             ("student", self.student, (self.target,)),
             *((t.name, t.module, t.modalities) for t in self.teachers),
         ]
-        runners = [Runner(name, module, self._first(view).inputs, view) for name, module, view in networks
+        runners = [Runner(name, module, self.first_batch(view).inputs, view) for name, module, view in networks
                    if getattr(module, "wants_compile", False) == "auto"]  # fmt: skip
         if runners:
             self._paces = settled(self.folder, runners, self.recipe.channels_last, self.accelerator.autocast,
@@ -207,35 +205,17 @@ class Experiment:
             if getattr(self.compiled(module, name), "wants_compile", False) is True:
                 try:
                     with torch.no_grad():
-                        call(module, self._first(view).inputs, view)
+                        call(module, self.first_batch(view).inputs, view)
                 except Exception as error:  # compilers fail in many ways
                     raise ConfigError(f"compile: true doesn't work here ({first_line(error)}); leave it out") from None
 
-    def _first(self, view: Sequence[str], rows: int | None = None) -> Batch:
+    def first_batch(self, view: Sequence[str], rows: int | None = None) -> Batch:
+        """The first training instances, on the device: `rows` of them, or a batch."""
         return self.loader("train", view).first(rows).to(self.accelerator.device)
 
-    def _dry_run(self) -> bool:
-        """One batch through every network: finds wrong modalities and shapes before anything is trained."""
-        networks = self._networks()
-        logits = [trial.answer(one, self._first(one.view).inputs, self.task.num_classes, self.recipe.seed)
-                  for one in networks]  # fmt: skip
-        for one in networks:
-            trial.check_state(one)
-        return logits[0].dim() == 4
-
     def _try(self) -> None:
-        """See `trial`: every network in evaluation, what the recipe trains in training, masks by their gradients."""
-        rows = min(trial.shortest(len(split), self.recipe.batch_size) for split in self.splits.values())
-        for one in self._networks():
-            trial.check_numbers(one, self._first(one.view, rows).inputs, self.accelerator.autocast)
-        recipe, mixture = self.recipe, self.recipe.method == "mst"
-        rounds = [recipe.each_round] if recipe.rounds.count else []
-        self.try_training(None, [recipe.cotrain, *rounds, recipe.distill] if mixture else [recipe.distill])
-        for teacher in [*self.teachers] if mixture else ():
-            self.try_training(teacher, [recipe.cotrain, *rounds])
-            if teacher.taps and recipe.specialise.epochs:
-                network = Network.teacher(teacher.name, teacher.module, teacher.modalities)
-                trial.check_taps(network, teacher.taps, self._first(teacher.modalities, rows).inputs)
+        """See `trying.every_network`."""
+        trying.every_network(self)
 
     def try_training(self, teacher: Teacher | None, stages: Sequence[OptimSettings]) -> None:
         """Try the student (None) or a teacher on the shortest batch of these stages; a teacher in which nothing can
@@ -244,56 +224,19 @@ class Experiment:
         Raises:
             ConfigError: it can't train on such a batch, or nothing in the student learns.
         """
-        sizes = [stage.batch_size or self.recipe.batch_size for stage in stages if stage.epochs]
-        if not sizes or (teacher is not None and teacher.frozen):
-            return
-        network = Network.teacher(teacher.name, teacher.module, teacher.modalities) if teacher else self._networks()[0]
-        count = len(self.splits["train"])
-        rows = min(trial.shortest(count, size) for size in sizes)
-        note = f"a batch of {rows} (the shortest of {count:,} instances in batches of {', '.join(map(str, sizes))})"
-        batch = self._first(network.view, rows)
-        reached = trial.learns(network, batch.inputs, self.task.num_classes, self.accelerator.autocast, note)
-        if reached < {name for name, p in network.module.named_parameters() if p.requires_grad}:
-            expect_unused(self.accelerator)
-        if reached:
-            return
-        if teacher is None:
-            raise ConfigError("student: no parameter gets a gradient of the logits; is it frozen, its forward under "
-                              "no_grad, or its output detached?")  # fmt: skip
-        self.screen.say(f"teacher {teacher.name}: nothing in it learns (frozen, under no_grad, detached, or without "
-                        "parameters); it is used as it is, as with frozen=True")  # fmt: skip
-        self.teachers[self.teachers.index(teacher)] = replace(teacher, frozen=True)
+        trying.training(self, teacher, stages)
 
     def _plan_augmentation(self) -> Augmentation | None:
         """See `augmenting`."""
-        views = sorted({view for one in self._networks() for view in one.view})
+        views = sorted({view for one in self.tried for view in one.view})
         seeing = [teacher.name for teacher in self.teachers if self.target in teacher.modalities]
         return plan_augmentation(
-            self.recipe, self.task, seeing, lambda: self._first(views, 2).inputs, self.dense, self.screen.say
+            self.recipe, self.task, seeing, lambda: self.first_batch(views, 2).inputs, self.dense, self.screen.say
         )
 
     def teaching(self, modalities: Sequence[str]) -> str:
         """How `augment.teachers` shows training instances to frozen networks that see these modalities."""
         return teaching(self.recipe) if self.target in modalities else "clean"
-
-    def _plan_masks(self) -> list[list[MaskPlan]]:
-        """A mask for each tap of each teacher, from the shapes that a dry run finds."""
-        settings = self.recipe.mask
-        plans = []
-        for teacher in self.teachers:
-            if not settings.enabled:
-                teacher.taps = ()
-            calls: dict[str, int] = {}
-            shapes = discover(
-                teacher.module, self._first(teacher.modalities).inputs, teacher.modalities, teacher.taps,
-                f"teacher {teacher.name!r}", calls,
-            )  # fmt: skip
-            plans.append([
-                replace(plan_mask(tap, shapes[tap], settings.heads, settings.hidden_dim_factor, settings.hidden,
-                                  settings.max_parameters), calls=calls[tap])
-                for tap in teacher.taps
-            ])  # fmt: skip
-        return plans
 
     def _bind(self) -> str:
         """Tie the folder to this experiment; returns its fingerprint.

@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mstdistill import losses
-from mstdistill.augment_settings import AugmentSettings, Change
 from mstdistill.config import Recipe, load
 from mstdistill.data.augment import pictures, sounds
 from mstdistill.data.augment.draws import Draws
@@ -34,6 +33,7 @@ from mstdistill.engine import loop
 from mstdistill.engine.graph import StepGraph
 from mstdistill.errors import ConfigError
 from mstdistill.methods import BASELINES
+from mstdistill.sections.augment import AugmentSettings, Change
 from mstdistill.suite.sharing import shareable
 from tests import toy
 from tests.conftest import make_split

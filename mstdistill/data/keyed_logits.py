@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..logits_settings import ORDERED
+from ..sections.logits import ORDERED
 from .given_logits import GivenLogits, Logits, WithLogits, hash_of
 from .logit_rows import fault, filled
 from .sources.keyed_tables import read_keyed

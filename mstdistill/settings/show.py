@@ -18,7 +18,7 @@ from .keys import Setting, settings
 _PAGE = """# Every setting
 
 Written by `mstdistill settings --markdown` from the descriptions in `mstdistill/config.py`,
-`mstdistill/augment_settings.py` and `mstdistill/suite/plan.py`. In a terminal `mstdistill settings WORD` finds those
+`mstdistill/sections/` and `mstdistill/suite/plan.py`. In a terminal `mstdistill settings WORD` finds those
 with WORD in their key or description; `mstdistill new NAME --task TASK` writes a recipe with all of them; editors that
 know JSON schemas check and complete recipes by `mstdistill/recipes/schema.json`.
 

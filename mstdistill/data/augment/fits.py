@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...augment_settings import Change
 from ...errors import ConfigError
+from ...sections.augment import Change
 from ..task import Form
 
 PICTURES, SOUNDS, VALUES, WORDS = ("image",), ("audio",), ("image", "audio", "array"), ("text",)

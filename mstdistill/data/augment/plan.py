@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 import torch
 from torch import Tensor
 
-from ...augment_settings import AugmentSettings, Change
 from ...errors import ConfigError, nearest
+from ...sections.augment import AugmentSettings, Change
 from ..task import Form
 from ..view import modality_of
 from . import pictures, sounds, words

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from .strict import Settings
+from ..strict import Settings
 
 # Rules under which a router decides.
 ASKING = ("topk-mean", "topk-weighted", "soft")

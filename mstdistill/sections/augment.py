@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from .strict import Settings
+from ..strict import Settings
 
 
 class Change(Settings):
