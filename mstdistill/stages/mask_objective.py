@@ -1,4 +1,4 @@
-"""What stage 2 can ask of a mask beside the student's agreement (`mask_settings`).
+"""What stage 2 can ask of a mask beside the student's agreement (`sections.mask`).
 
     keep:     + keep_weight * (mean_d mask_m(x) - keep)^2    of each instance x, so that its mask has to choose
     correct:  CE(z_m(x), y) in KD's place where the student is wrong, so that a mask has to know where that is
