@@ -111,14 +111,15 @@ def constant_logits(
             "that holds it takes distill.cache.mode=always distill.cache.dtype=bfloat16"
         )
 
-    facts = (name, data.fingerprint, dtype, experiment.recipe.precision, *facts)
+    several = experiment.task.multilabel
+    facts = (name, data.fingerprint, dtype, experiment.recipe.precision, *facts, *["several"] * several)
 
     def table(name: str, logits: Callable[[Batch], Tensor], *facts: object) -> LogitCache:
         steps = -(-len(data) // (loader.batch_size * accelerator.num_processes))
         with experiment.screen.task(f"cache {name}", steps) as bar:
             return build_cache(
                 experiment.folder / "cache" / name, fingerprint(facts, modules), logits, loader, row.shape[1:],
-                accelerator.device, dtype, settings.resident_gb * 1e9, bar.advance, experiment.screen.say,
+                accelerator.device, dtype, settings.resident_gb * 1e9, bar.advance, experiment.screen.say, several,
             )  # fmt: skip
 
     vary = experiment.varying((experiment.target,)) if teaching == "views" else None

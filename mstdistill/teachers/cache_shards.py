@@ -3,7 +3,7 @@
 A shard is whole when it agrees with the digest beside it; what is missing or damaged is computed, alone: a build that
 was killed goes on, a bad block on a disk costs a shard. Each shard begins a batch, so that it has the same numbers
 whoever computes it, and when. Tables in half precision hold logits minus their row's maximum, which the softmax doesn't
-see and which keeps their error small.
+see and which keeps their error small; of several classes at once, where each logit counts by itself, the logits.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def build_cache(
     resident_bytes: float = RESIDENT_BYTES,
     advance: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = print,
+    several: bool = False,
 ) -> LogitCache:
     """The table of every instance of the loader's split, with what was not there yet computed.
 
@@ -47,9 +48,10 @@ def build_cache(
         expected: fingerprint of what makes it; a table of another one is deleted.
         logits_of: from a batch on the device to logits [B, M, C, ...]; called under no_grad.
         tail: (M, C, ...).
-        dtype: "float16" or "bfloat16" (both minus the row maximum), "float32" or "float64".
+        dtype: "float16" or "bfloat16" (both minus the row maximum, unless `several`), "float32" or "float64".
         advance: called after each batch of this rank.
         say: told what is made anew, and why.
+        several: each class is a question of its own.
 
     Raises:
         CheckpointError: it can't be written.
@@ -68,7 +70,7 @@ def build_cache(
             say(f"{path} is damaged; computing it again")
         start, stop = number * rows, min((number + 1) * rows, count)
         with torch.no_grad():
-            _write(path, [_stored(logits_of(b.to(device)), dtype, advance) for b in loader.rows(start, stop)])
+            _write(path, [_stored(logits_of(b.to(device)), dtype, several, advance) for b in loader.rows(start, stop)])
     ranks.wait()
     return LogitCache(folder, device, resident_bytes)
 
@@ -98,11 +100,12 @@ def _agree(folder: Path, expected: str, shape: Sequence[int], dtype: str, say: C
     return int(json.loads(path.read_text())["rows"])
 
 
-def _stored(logits: Tensor, dtype: str, advance: Callable[[], None]) -> Tensor:
+def _stored(logits: Tensor, dtype: str, several: bool, advance: Callable[[], None]) -> Tensor:
     """A batch's logits as the table holds them."""
     advance()
     if getattr(torch, dtype) in HALVES:
-        logits = (logits.float() - logits.float().amax(dim=2, keepdim=True)).clamp(min=_FP16_FLOOR)
+        logits = logits.float() if several else logits.float() - logits.float().amax(dim=2, keepdim=True)
+        logits = logits.clamp(_FP16_FLOOR, -_FP16_FLOOR)
     return logits.to(getattr(torch, dtype)).cpu()
 
 
