@@ -1,16 +1,16 @@
 """What stage 2's objectives make of the masks, and what that is worth to the student: the suite av-digits-masks, and of
 each run's masks mean and spread over the validation instances.
 
-    python scripts/measure_masks.py --out docs/results/masks.json      (MINUTES minutes, one core)
+    python scripts/measure_masks.py --out docs/results/masks.json      (20 minutes, one core)
 
-Prints the table of docs/results.md. Called again with the same --runs it goes on.
+Prints the tables of docs/results.md. Called again with the same --runs it goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,26 @@ def row(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def lines(rows: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> list[str]:
-    """The table in Markdown: an objective a line, for each task and target."""
-    found = ["| data, student | objective | validation accuracy in % | masks: mean | over instances: mean, largest |",
-             "| --- | --- | --: | --: | --: |"]  # fmt: skip
-    for (task, target, method), facts in rows.items():
-        masks = "| |"
-        if facts["mean"] is not None:
-            spreads = f"{facts['between_instances']:.3f}, {facts['largest_between_instances']:.3f}"
-            masks = f"{facts['mean']:.2f} | {spreads} |"
-        found.append(f"| {task}, {target} | {method} | {facts['accuracy']:.1f} ± {facts['deviation']:.1f} | {masks}")
-    return found
+    """Two tables in Markdown, an objective a line, a task and target a column: the student, then the masks."""
+    columns = list(dict.fromkeys(key[:2] for key in rows))
+    objectives = list(dict.fromkeys(key[2] for key in rows))
+    heads = "".join(f" {task}, {target} |" for task, target in columns)
+    rule = "| --- |" + " --: |" * len(columns)
+
+    def line(objective: str, said: Callable[[Mapping[str, Any]], str]) -> str:
+        cells = [rows.get((*column, objective)) for column in columns]
+        return f"| {objective} |" + "".join(f" {said(cell) if cell else ''} |" for cell in cells)
+
+    def masks(cell: Mapping[str, Any]) -> str:
+        return f"{cell['mean']:.2f}; {cell['between_instances']:.3f}, {cell['largest_between_instances']:.3f}"
+
+    found = [f"| student: validation accuracy in % |{heads}", rule]
+    found += [
+        line(objective, lambda cell: f"{cell['accuracy']:.1f} ± {cell['deviation']:.1f}") for objective in objectives
+    ]
+    found += ["", f"| masks: mean; spread over instances: mean, largest |{heads}", rule]
+    masked = [one for one in objectives if any(cell["mean"] is not None for key, cell in rows.items() if key[2] == one)]
+    return found + [line(objective, masks) for objective in masked]
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from mstdistill.errors import ConfigError
 from mstdistill.stages.mask_objective import budget_rows, corrected, mistaken
 from mstdistill.state import load_state
 from mstdistill.teachers.ensemble import Ensemble
-from mstdistill.teachers.mask import plan_mask
+from mstdistill.teachers.mask import MaskNet, plan_mask
 from mstdistill.teachers.tap import Teacher, discover, hooked
 from mstdistill.weights import part
 from tests import toy
@@ -62,7 +62,7 @@ def test_logits_come_with_the_masks_that_made_them(shared: bool | None) -> None:
         assert member.tap is not None
         with hooked(found.teachers[member.teacher].module, {member.tap: look}, "teacher"):
             found.teachers[member.teacher].logits(inputs)
-        wanted = found.masks[member.mask or 0].mask(features[0])
+        wanted = cast(MaskNet, found.masks[member.mask or 0]).mask(features[0])
         assert torch.allclose(mask, wanted, atol=1e-6)
     sum(mask.sum() for mask in masks.values()).backward()
     assert all(p.grad is not None for name, p in found.named_parameters() if "embed" in name)
