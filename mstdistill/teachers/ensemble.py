@@ -139,7 +139,8 @@ class Ensemble(nn.Module):
         """A pass begins: what an earlier one noted (a trial, or one that broke off) doesn't count."""
         for member in members:
             position = self.members[member].mask
-            if position is not None and (noted := cast(MaskNet, self.masks[position]).noted):
+            noted = getattr(self.masks[position], "noted", None) if position is not None else None
+            if noted:
                 noted.clear()
 
     @torch.no_grad()
