@@ -22,6 +22,9 @@ FAMILIES = {
         f"{_LAUNCH}test_an_elastic_run_outlives_a_lost_process",
         "tests/distributed/test_nodes.py::test_a_lost_node_is_replaced_and_the_weights_are_those_of_an_undisturbed_run",
     ),
+    # the same rehearsal of a run, with another method or another shipped recipe in it
+    "plans": ("tests/test_planning.py::test_methods_of_the_comparison_plan_too",
+              "tests/test_planning.py::test_every_recipe_plans_without_data_on_every_gpu"),
 }  # fmt: skip
 
 
