@@ -414,6 +414,16 @@ def test_a_figure_is_bold_only_where_the_test_says_so(gap: float, bold: bool, tm
     assert float(rows[1].split(",")[-1]) == made[grid.cells[0]]["networks"]["distilled student"]["test"]["accuracy"]
 
 
+def test_tables_keep_to_themselves_where_data_lie(tmp_path: Path) -> None:
+    grid = plan(load_suite(str(write_suite(tmp_path))))
+    grid.suite.overrides = ["data.dir=/home/me/data", "data.limit=5"]
+    grid.suite.tasks[0].overrides = ["data.dir=/home/me/other"]
+    save(judge(grid, {cell: record(0.5) for cell in grid.cells}), tmp_path)
+    assert json.loads((tmp_path / "table.json").read_text())["suite"]["overrides"] == ["data.limit=5"]
+    assert not any("/home/me" in path.read_text() for path in tmp_path.glob("table.*"))
+    assert "data.dir=/home/me/data" in grid.suite.overrides
+
+
 def test_settings_are_chosen_by_validation_figures(tmp_path: Path) -> None:
     grid = plan(load_suite(str(write_suite(tmp_path)), ["split=validation"]))
     both = {"distilled student": {"test": {"accuracy": 0.1}, "validation": {"accuracy": 0.9}}}

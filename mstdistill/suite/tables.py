@@ -139,8 +139,12 @@ def _json(found: Findings) -> str:
     def plain(x: float) -> float | None:
         return None if math.isnan(x) else x
 
+    suite = found.grid.suite.model_dump()
+    # where data lie is one machine's own, and decides no figure
+    for part in (suite, *suite["tasks"], *suite["methods"]):
+        part["overrides"] = [one for one in part["overrides"] if not one.startswith("data.dir=")]
     return json.dumps({
-        "suite": found.grid.suite.model_dump(),
+        "suite": suite,
         "columns": [{
             "task": column[0], "target": column[1], "reference": found.reference[column],
             "best": found.best.get(column),
