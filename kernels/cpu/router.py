@@ -24,7 +24,7 @@ _STARVED = 1e-20
 
 
 def route(logits: Tensor, weight: Tensor | None, balance: str, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `Route` gives it; where there is little to do by torch's own backward, which makes fewer calls from Python."""
+    """As `Route` gives it; where there is little to do with fewer calls from Python."""
     if 0 < logits.numel() <= SMALL and logits.shape[1] > 1 and balance != "CV":
         found = _route_small(logits, weight, balance, k)
         if found is not None:
@@ -41,21 +41,65 @@ def _route_small(
     Logarithms of probabilities, which above `_STARVED` lose nothing that counts: one table less for the backward.
     """
     few = in_columns(*logits.shape)
-    probs = (logits.t() if few else logits).softmax(dim=0 if few else 1)
-    least = probs.amin()  # of a plan too, which counts it
+    probs = _probabilities(logits.detach(), few)
+    least = probs.min()  # of a plan too, which counts it
     if not fake(least) and not least.item() > _STARVED:  # or NaN
         return None
     sums = _weighted(probs, weight, few)
     if weight is not None and not truth(torch.isfinite(sums.log().sum()), True):
         return None
-    log_probs, log_sums = probs.log(), sums.log()
-    if balance:
-        total = float(logits.shape[0]) if weight is None else weight.sum()
-        loss, _ = _balance(log_sums, total, balance)
-    else:
-        loss = log_sums.new_zeros(())
-    rows = log_probs.t() if few else log_probs
+    rows, log_sums, loss = RouteSmall.apply(logits, probs, sums, weight, balance)
     return rows, log_sums, loss, top_k(rows.detach(), k)
+
+
+class RouteSmall(torch.autograd.Function):
+    """logits [B, M], their probabilities (few teachers: [M, B]) and sums [M] -> as `Route` without the indices.
+
+    Not `once_differentiable`, which costs a twentieth of all of it: what a second derivative needs is made anew.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, probs: Tensor, sums: Tensor, weight: Tensor | None, balance: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        few = in_columns(*logits.shape)
+        log_probs, log_sums = probs.log(), sums.log()
+        loss, slope = _balance(log_sums, float(logits.shape[0]) if weight is None else weight.sum(), balance)
+        ctx.save_for_backward(logits, probs, sums, weight)
+        ctx.slope, ctx.few = slope, few
+        ctx.set_materialize_grads(False)
+        return log_probs.t() if few else log_probs, log_sums, loss
+
+    @staticmethod
+    def backward(
+        ctx: Any, towards_probs: Tensor | None, towards_sums: Tensor | None, towards_loss: Tensor | None
+    ) -> tuple[Tensor | None, None, None, None, None]:
+        logits, probs, sums, weight = ctx.saved_tensors
+        few = ctx.few
+        if torch.is_grad_enabled():
+            probs = _probabilities(logits, few)
+            sums = _weighted(probs, weight, few)
+        at_sums = towards_sums
+        if towards_loss is not None and ctx.slope is not None:
+            at_loss = towards_loss * ctx.slope
+            at_sums = at_loss if at_sums is None else at_sums + at_loss
+        if few and towards_probs is not None:
+            towards_probs = towards_probs.t()
+        if at_sums is None:
+            if towards_probs is None:
+                return None, None, None, None, None
+            v = towards_probs.clone()
+        else:
+            at_probs = (at_sums / sums).unsqueeze(1 if few else 0)
+            share = probs if weight is None else probs * (weight if few else weight.unsqueeze(1))
+            v = share * at_probs if towards_probs is None else torch.addcmul(towards_probs, share, at_probs)
+        made = v.addcmul_(probs, v.sum(dim=0 if few else 1, keepdim=True), value=-1)
+        return made.t() if few else made, None, None, None, None
+
+
+def _probabilities(logits: Tensor, few: bool) -> Tensor:
+    """Few teachers in columns: [M, B], others [B, M]."""
+    return (logits.t() if few else logits).softmax(dim=0 if few else 1)
 
 
 def _log_probabilities(logits: Tensor, few: bool) -> Tensor:

@@ -172,3 +172,28 @@ def test_any_rows_are_ordered_as_a_stable_sort_orders_them(rows: int, teachers: 
     for k in range(1, teachers + 1):
         wanted = scores.sort(dim=-1, descending=True, stable=True).indices[:, :k]
         assert torch.equal(top_k(scores, k), wanted)
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("wanted", ["probs", "balance", "both", "sums"])
+def test_small_batches_have_second_derivatives(
+    columns: bool, weighted: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few instances on a CPU: the backward is written by hand, and may itself be differentiated."""
+    monkeypatch.setenv("MSTDISTILL_KERNELS", "torch")
+    if columns:
+        monkeypatch.setattr(kd_small, "_WORTH", 1)
+        monkeypatch.setattr(kd_small, "_VECTOR", 1)
+    weight = torch.tensor([1.0, 0.0, 2.0, 1.0]).double() if weighted else None
+    logits = draw(4, 3, dtype=torch.float64).requires_grad_()
+
+    def part(x: torch.Tensor) -> torch.Tensor:
+        found = route(x, 1, weight, "KL")
+        assert found.balance is not None
+        kinds = {"probs": found.log_probs.pow(2).sum(), "balance": found.balance, "sums": found.log_sums.pow(2).sum(),
+                 "both": found.log_probs.pow(2).sum() + found.balance}  # fmt: skip
+        return kinds[wanted]
+
+    assert torch.autograd.gradcheck(part, (logits,))
+    assert torch.autograd.gradgradcheck(part, (logits,))
