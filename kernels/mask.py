@@ -34,12 +34,29 @@ PRECISIONS = ("tf32", "ieee", "bf16")
 # Heads wider than this take the plain form: their tiles don't fit a multiprocessor.
 MAX_HEAD = 256
 
-# Score elements held at once: 16 MB in float32, small enough to stay near the processor's caches.
-_CHUNK_ELEMENTS = 4 * 1024 * 1024
+# Scores of a chunk: 2 MB of float32, which stay in the cache from one pass over them to the next.
+_CHUNK_ELEMENTS = 2**19
 
 
 def _chunks(rows: int, width: int) -> range:
-    return range(0, rows, max(1, _CHUNK_ELEMENTS // max(1, width * width)))
+    """Where chunks of rows start; a row at least for each thread, between which it is rows that torch shares out."""
+    return range(0, rows, max(1, torch.get_num_threads(), _CHUNK_ELEMENTS // max(1, width * width)))
+
+
+class _Weights:
+    """softmax_j(q_i . k_j) of a chunk after the other, in memory that all of them share: getting more costs as much as
+    computing. Not by exp: where a power is too small to be told from nothing, it takes forty times as long."""
+
+    def __init__(self, q: Tensor, k: Tensor, step: range) -> None:
+        self.q, self.k = q, k
+        self._held = q.new_empty(2, min(step.step, len(q)), q.shape[1], q.shape[1])
+
+    def of(self, part: slice) -> tuple[Tensor, Tensor]:
+        """Of these rows [n, d, d], and as much memory that is free."""
+        q = self.q[part]
+        scores, weights = self._held[:, : len(q)]
+        torch.bmm(q, self.k[part].transpose(1, 2), out=scores)
+        return torch.softmax(scores, dim=2, out=weights), scores
 
 
 class _ScalarAttention(torch.autograd.Function):
@@ -47,33 +64,29 @@ class _ScalarAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, t: Tensor) -> Tensor:
-        y, lse = torch.empty_like(t), torch.empty_like(t)
-        step = _chunks(q.shape[0], q.shape[1])
+        y, step = torch.empty_like(t), _chunks(q.shape[0], q.shape[1])
+        weights = _Weights(q, k, step)
         for start in step:
             part = slice(start, start + step.step)
-            scores = torch.bmm(q[part], k[part].transpose(1, 2))
-            peak = scores.amax(dim=2, keepdim=True)
-            scores.sub_(peak).exp_()
-            total = scores.sum(dim=2)
-            y[part] = torch.bmm(scores, t[part].unsqueeze(2)).squeeze(2) / total
-            lse[part] = peak.squeeze(2) + total.log()
-        ctx.save_for_backward(q, k, t, y, lse)
+            y[part] = torch.bmm(weights.of(part)[0], t[part].unsqueeze(2)).squeeze(2)
+        ctx.save_for_backward(q, k, t, y)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, t, y, lse = ctx.saved_tensors
+        q, k, t, y = ctx.saved_tensors
         grad_q, grad_k, grad_t = torch.empty_like(q), torch.empty_like(k), torch.empty_like(t)
         step = _chunks(q.shape[0], q.shape[1])
+        weights = _Weights(q, k, step)
         for start in step:
             part = slice(start, start + step.step)
-            scores = torch.bmm(q[part], k[part].transpose(1, 2))
-            scores.sub_(lse[part].unsqueeze(2)).exp_().mul_(grad_y[part].unsqueeze(2))
-            grad_t[part] = scores.sum(dim=1)
-            scores.mul_(t[part].unsqueeze(1) - y[part].unsqueeze(2))
-            grad_q[part] = torch.bmm(scores, k[part])
-            grad_k[part] = torch.bmm(scores.transpose(1, 2), q[part])
+            p, apart = weights.of(part)
+            torch.sub(t[part].unsqueeze(1), y[part].unsqueeze(2), out=apart)
+            grad_t[part] = p.mul_(grad_y[part].unsqueeze(2)).sum(dim=1)
+            p.mul_(apart)
+            grad_q[part] = torch.bmm(p, k[part])
+            grad_k[part] = torch.bmm(p.transpose(1, 2), q[part])
         return grad_q, grad_k, grad_t
 
 
