@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 from ..bernoulli import counts, divergence, entries
 from ..launch import truth
 
-# Numbers of a block: 128 kB of float32, of which a dozen are under way.
-_BLOCK = 2**15
+# Numbers of a block: half a megabyte of float32, of which a dozen are under way.
+_BLOCK = 2**17
 
 
 class Distil(torch.autograd.Function):
@@ -111,8 +111,8 @@ class _Block:
         self.gradient: Tensor | None = None
         self.at_weights: Tensor | None = None
         self.task: Tensor | None = None
-        self.cool, self.one = self.student / self.temperature, self.student.new_ones(())
-        self.rest = None if self.slow else self.cool.abs().neg_().exp_().log1p_()
+        self.cool = self.student / self.temperature
+        self.rest = None if self.slow else _rest(self.cool.abs().neg_().sigmoid_())
         if self.mixture:
             self._to_mixture()
         else:
@@ -133,10 +133,10 @@ class _Block:
         if self.rest is None:
             return divergence(u, self.cool).mean(dim=1)
         # by arithmetic alone, which is several times as fast here as choosing; b has the teacher's sign, not the other
-        size, b = u.abs(), torch.copysign(self.one, u).mul_(self.cool)
-        e = size.neg().exp_()
-        linear = size.sub_(b).mul_(e).div_(e + 1)
-        return b.clamp_(max=0).add_(linear).add_(e.log1p_()).neg_().add_(self.rest).mean(dim=1)
+        size, b = u.abs(), _with_sign_of(u, self.cool)
+        s = size.neg().sigmoid_()
+        linear = size.sub_(b).mul_(s)
+        return _rest(s).sub_(self.rest).sub_(b.clamp_(max=0)).sub_(linear).mean(dim=1)
 
     def _to_each(self) -> None:
         every, taught = [], None
@@ -182,8 +182,9 @@ class _Block:
         else:
             y = label.to(self.student.dtype)
             known = y.floor().add_(1).clamp_(0, 1)
-            each = self.student.abs().neg_().exp_().log1p_().addcmul_(self.student, y, value=-1)
-            self.task = each.add_(self.student.clamp(min=0)).mul_(known).sum(dim=1)
+            rest = _rest(self.student.abs().neg_().sigmoid_())
+            each = self.student.clamp(min=0).sub_(rest).addcmul_(self.student, y, value=-1)
+            self.task = each.mul_(known).sum(dim=1)
             if y.numel() and not truth(y.amax() <= 1, True):
                 self.task.fill_(float("nan"))  # no label, as the slow way says
             if self.gradient is None:
@@ -195,3 +196,20 @@ class _Block:
         """Times the temperature over the classes and the rows' scale; in place."""
         factor = self.temperature / max(1, self.student.shape[1])
         return x.mul_(factor) if self.kd_scale is None else x.mul_((self.kd_scale * factor).unsqueeze(1))
+
+
+def _rest(s: Tensor) -> Tensor:
+    """log(1 - s) of numbers from 0 to 1/2, which are overwritten: -log(1 + e^-|x|) where s = sigma(-|x|).
+
+    log1p, which takes seven times as long, gives no more: what is lost in 1 - s is known exactly and put back.
+    """
+    w = 1 - s
+    lost = (1 - w).sub_(s)
+    return torch.log(w, out=s).add_(lost.div_(w))
+
+
+def _with_sign_of(sign: Tensor, x: Tensor) -> Tensor:
+    """x where `sign` is positive, -x elsewhere; by its bits, a quarter of what copysign takes."""
+    whole = torch.int64 if x.dtype == torch.float64 else torch.int32
+    lowest = torch.iinfo(whole).min
+    return sign.view(whole).bitwise_and(lowest).bitwise_xor_(x.view(whole)).view(x.dtype)

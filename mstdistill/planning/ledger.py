@@ -24,6 +24,7 @@ from torch.utils.flop_counter import flop_registry
 from .timing import Call, call_of
 
 Scratch = Callable[[Any, Any, Any], float]
+Lay = Callable[[Any, Any, Any], Any]
 HALVES = (torch.float16, torch.bfloat16)
 KINDS = ("gradients", "saved", "batch", "rest")
 _aten = torch.ops.aten
@@ -99,6 +100,7 @@ class Ledger(TorchDispatchMode):
 
     Args:
         scratch: what an operator holds for a moment beside operands and results.
+        lay: an operator's results in other memory than fake ones have.
 
     Attributes:
         phases: by name, in the order of their begin.
@@ -107,9 +109,9 @@ class Ledger(TorchDispatchMode):
 
     active: ClassVar[Ledger | None] = None
 
-    def __init__(self, scratch: Scratch | None = None) -> None:
+    def __init__(self, scratch: Scratch | None = None, lay: Lay | None = None) -> None:
         super().__init__()
-        self.scratch = scratch
+        self.scratch, self.lay = scratch, lay
         self.phases: dict[str, Phase] = {}
         self.saved = 0
         self._phase = self.begin("forward")
@@ -168,6 +170,8 @@ class Ledger(TorchDispatchMode):
             self._track(x, ours=False)
         known = {id(x.untyped_storage()) for x in before}
         out = func(*args, **kwargs)
+        if self.lay is not None:
+            out = self.lay(func, args, out)
         after = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
         made = [x for x in after if id(x.untyped_storage()) not in known]
         for x in made:

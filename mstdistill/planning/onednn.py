@@ -1,9 +1,9 @@
-"""What a convolution on the CPU holds for a moment: oneDNN computes in blocked layouts, to which maps are copied.
+"""How a convolution on the CPU lays its results, and what it holds for a moment.
 
-Seen in the allocator's events: forward the input and the result in blocks, then the result in both layouts; backward
-the gradients of result and input in blocks, the latter twice, then the gradient of the result with the input in blocks
-while the gradient of the input waits. Channels are filled up to whole blocks, of 16 with AVX-512 and else of 8;
-channels-last memory is read as it is.
+oneDNN computes in blocked layouts, to which maps are copied. Seen in the allocator's events: forward the input and the
+result in blocks, then the result in both layouts; backward the gradients of result and input in blocks, the latter
+twice, then the gradient of the result with the input in blocks while the gradient of the input waits. Channels are
+filled up to whole blocks, of 16 with AVX-512 and else of 8; channels-last memory is read as it is.
 """
 
 from __future__ import annotations
@@ -41,6 +41,22 @@ def scratch(func: Any, args: Sequence[Any], out: Any) -> float:
         towards_weight = (x.nbytes if mask[0] else 0) + _blocked(grad, outer) + read + 2 * weight.nbytes
         return max(0.0, max(towards_input, copied, towards_weight) - results)
     return 0.0
+
+
+def laid(func: Any, args: Sequence[Any], out: Any) -> Any:
+    """A fake convolution's results as they are laid: channels-last where its weight is, which fake ones aren't told."""
+    packet = func._overloadpacket
+    if packet is _aten.convolution and _last(args[1]):
+        return torch.empty_like(out, memory_format=torch.channels_last)
+    if packet is _aten.convolution_backward and _last(args[2]):
+        towards, *rest = out
+        return (None if towards is None else torch.empty_like(towards, memory_format=torch.channels_last), *rest)
+    return out
+
+
+def _last(x: Tensor) -> bool:
+    """Whether maps are laid channels-last, in a way that torch takes for it."""
+    return x.dim() == 4 and x.stride(1) == 1 and x.stride(3) == x.shape[1]
 
 
 def _blocked(x: Tensor, block: int) -> float:

@@ -41,7 +41,7 @@ from ..teachers.feature import Feature
 from ..teachers.tap import Teacher, call
 from .fused import FusedAttention
 from .ledger import HALVES, Answering, Ledger
-from .onednn import scratch
+from .onednn import laid, scratch
 from .profile import Sized, StageProfile, Table
 from .subject import PlannedSplit, Subject
 
@@ -90,7 +90,7 @@ class PlannedExperiment(Experiment):
         recipe, material = subject.recipe, subject.material
         quiet = Screen(quiet=True)
         student, teachers = material.networks(quiet)
-        self.fake, self.on_cpu = fake, on_cpu
+        self.fake, self.on_cpu, self.lay = fake, on_cpu, laid if fake else None
         self.subject = subject
         self.profiles: list[StageProfile] = []
         self.networks = [student, *(teacher.module for teacher in teachers)]
@@ -198,7 +198,7 @@ class PlannedExperiment(Experiment):
               resident_bytes: float) -> _PlannedTable:  # fmt: skip
         """In the place of `build_cache`."""
         size = min(loader.batch_size, len(loader.split)) if self.fake else SMALL[1]
-        ledger = Ledger()
+        ledger = Ledger(lay=self.lay)
         with torch.no_grad(), ledger:
             row = logits_of(self._batch(loader, size).to(self.accelerator.device))
         shape = (len(loader.split), *row.shape[1:])
@@ -228,7 +228,7 @@ class PlannedExperiment(Experiment):
 
     def _rehearse(self, stage: Stage, loader: Loader, optimizer: torch.optim.Optimizer, size: int) -> Sized:
         # in channels-last memory, and on a GPU, nothing is copied (what cuDNN takes isn't known)
-        ledger = Ledger(scratch if self.on_cpu and not self.recipe.channels_last else None)
+        ledger = Ledger(scratch if self.on_cpu and not self.recipe.channels_last else None, self.lay)
         with ledger, ledger.watching(stage.module):
             moved = self._step(stage, loader, optimizer, size, ledger)
         return Sized(size, ledger.phases, ledger.saved, moved)
@@ -287,6 +287,14 @@ def _all_of_them(self: Ensemble, inputs: Mapping[str, Tensor], which: Tensor) ->
     return self({name: x.clone() for name, x in inputs.items()})[:, : which.shape[1]]
 
 
+def _only_laid(module: nn.Module, *_: object, memory_format: torch.memory_format | None = None, **__: object) -> Any:
+    """In the place of `nn.Module.to`, which would swap a parameter for a converted one: fake ones can't be."""
+    for parameter in module.parameters() if memory_format is not None else ():
+        if parameter.dim() == 4:
+            parameter.data = torch.empty_like(parameter, memory_format=memory_format)
+    return module
+
+
 def _unchanged(self: Augmentation, inputs: Mapping[str, Tensor], *_: object) -> dict[str, Tensor]:
     """In the place of `Augmentation.__call__`, whose own cost isn't planned."""
     return dict(inputs)
@@ -321,8 +329,8 @@ def _run(subject: Subject, on_cpu: bool, fake: bool) -> list[StageProfile]:
         if fake:
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             stack.enter_context(Answering())
-            # all is on one device in one type already, and a fake parameter can't be swapped for a converted one
-            stack.enter_context(_replaced(nn.Module, to=lambda module, *_, **__: module))
+            # all is on one device in one type already
+            stack.enter_context(_replaced(nn.Module, to=_only_laid))
         label = subject.label if subject.label is not None else _label_shape(subject, fake)
         experiment = PlannedExperiment(subject, label, folder, fake, on_cpu)
 
@@ -346,7 +354,7 @@ def _run(subject: Subject, on_cpu: bool, fake: bool) -> list[StageProfile]:
         if experiment.twin is not None and outcome.finished:
             # masks are gone with the method that made them
             experiment.networks = [one for one in experiment.networks if not isinstance(one, Ensemble)]
-            alone.run(experiment, experiment.twin)
+            alone.run(experiment, experiment.placed(experiment.twin))
         return experiment.profiles
 
 
