@@ -30,6 +30,7 @@ from .data.task import Task
 from .data.view import modality_of
 from .engine.batch_norm import take_any_batch, take_back
 from .engine.checkpoint import CheckpointStore
+from .engine.kept_memory import give_back
 from .engine.loop import Fit, Stage, Trainer
 from .engine.seeding import initialising, named_seed
 from .errors import ConfigError, first_line
@@ -418,6 +419,7 @@ class Experiment:
                 self.finished(stage.name)
         ranks.wait()
         checkpoints.clear()
+        give_back()
         return fit
 
     def result(self, name: str) -> Fit | None:

@@ -22,6 +22,7 @@ from .config import Recipe, dump, parse
 from .data.present import with_target
 from .data.split import Split
 from .data.task import Task
+from .engine.kept_memory import kept
 from .engine.launch import start, trackers_ended, trackers_started
 from .engine.loop import Trainer
 from .engine.progress import Screen
@@ -215,7 +216,8 @@ def _run(
                     f"{plan.parameters * 16 / 1e9:.1f} GB with Adam; set mask.max_parameters or mask.hidden"
                 )
     try:
-        with _failing_in_words(folder), trainer.stopping.listening(), live.ending() if live else nullcontext():
+        keeps = kept(recipe.run.keep_memory and accelerator.device.type == "cpu")
+        with _failing_in_words(folder), trainer.stopping.listening(), live.ending() if live else nullcontext(), keeps:
             outcome = find_method(recipe.method)(experiment)
             if twin is not None and outcome.finished:
                 alone.run(experiment, experiment.compiled(experiment.placed(twin)))

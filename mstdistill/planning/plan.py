@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..config import Recipe
+from ..engine.kept_memory import kept
 from ..errors import ConfigError
 from .engines import DDP, ENGINES, SINGLE, Engine, Setting, exchange, host_memory, memory
 from .machines import Machine, find_machine
@@ -85,9 +86,10 @@ def make_plan(request: Request) -> Plan:
     Raises:
         ConfigError: an unknown GPU, or a recipe that a run would refuse.
     """
-    machine = find_machine(request.gpu, request.gpus)
-    subject = subject_of(request.recipe)
-    return weigh(request, machine, subject, rehearse(subject, machine.is_cpu))
+    with kept(request.gpu == "cpu" and request.recipe.run.keep_memory):  # operators are timed as a run has them
+        machine = find_machine(request.gpu, request.gpus)
+        subject = subject_of(request.recipe)
+        return weigh(request, machine, subject, rehearse(subject, machine.is_cpu))
 
 
 def weigh(request: Request, machine: Machine, subject: Subject, profiles: Sequence[StageProfile]) -> Plan:

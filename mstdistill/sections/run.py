@@ -22,6 +22,9 @@ class RunSettings(Settings):
     keep_checkpoints: int = Field(2, ge=1, description="of a stage; older ones are deleted")
     resident_gb: float = Field(4.0, ge=0, description="training data up to this size stay on the GPU; 0: never")
     cuda_graph: bool = Field(False, description="record stage 3's step once and replay it (one GPU, adam or adamw)")
+    keep_memory: bool = Field(
+        True, description="on a CPU: what a step frees stays with the process for the next one, up to a third faster"
+    )
     timeout_seconds: float = Field(
         1800.0, gt=0, description="so long a process waits for the others, then they are lost"
     )

@@ -1,0 +1,64 @@
+"""On a CPU a step's memory stays for the next one, goes back after a run, and is the user's to decide on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mstdistill.engine import kept_memory
+
+LINUX = pytest.mark.skipif(sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="glibc's malloc")
+# pages that a second tensor of 100 MB needs anew, within the block, after `give_back`, and after the block
+PROGRAM = """
+import resource, torch
+from mstdistill.engine.kept_memory import give_back, kept
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(25_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with kept({wanted}):
+    with kept():  # of a run within a run
+        pass
+    pages()
+    again = pages()
+    give_back()
+    later = pages()
+print(again, later, pages())
+"""
+
+
+def pages(wanted: bool, **variables: str) -> list[int]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", PROGRAM.format(wanted=wanted)], env=env | variables, check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    return [int(word) for word in done.stdout.split()]
+
+
+@LINUX
+def test_freed_memory_stays_within_the_block_and_goes_back_after_it() -> None:
+    again, later, after = pages(wanted=True)
+    assert again < 100
+    assert later > 10_000
+    assert after > 10_000
+
+
+@LINUX
+@pytest.mark.parametrize(("wanted", "variables"), [(False, {}), (True, {"MALLOC_MMAP_MAX_": "65536"})])
+def test_unwanted_or_decided_already_nothing_is_kept(wanted: bool, variables: dict[str, str]) -> None:
+    assert pages(wanted, **variables)[0] > 10_000
+
+
+def test_another_systems_memory_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    kept_memory._glibc.cache_clear()
+    try:
+        with kept_memory.kept():
+            assert kept_memory._depth == 0
+            kept_memory.give_back()
+    finally:
+        kept_memory._glibc.cache_clear()
