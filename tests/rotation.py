@@ -22,6 +22,10 @@ FAMILIES = {
         f"{_LAUNCH}test_an_elastic_run_outlives_a_lost_process",
         "tests/distributed/test_nodes.py::test_a_lost_node_is_replaced_and_the_weights_are_those_of_an_undisturbed_run",
     ),
+    # the same way from files to a student, with another publisher's; test_prepare.py reads those of all
+    "tasks": ("tests/test_tasks.py::test_from_raw_files_to_a_student",),
+    # the same training, its weights and states shared out further
+    "engines": ("tests/distributed/test_engines.py::test_zero_equals_one_process",),
     # the same rehearsal of a run, with another method or another shipped recipe in it
     "plans": ("tests/test_planning.py::test_methods_of_the_comparison_plan_too",
               "tests/test_planning.py::test_every_recipe_plans_without_data_on_every_gpu"),
