@@ -34,13 +34,15 @@ PRECISIONS = ("tf32", "ieee", "bf16")
 # Heads wider than this take the plain form: their tiles don't fit a multiprocessor.
 MAX_HEAD = 256
 
-# Scores of a chunk: 2 MB of float32, which stay in the cache from one pass over them to the next.
-_CHUNK_ELEMENTS = 2**19
+# Scores of a chunk: 2 MB of float32, which stay in the cache from one pass over them to the next; up to 16 MB where
+# else a thread had no row, since it is rows that torch shares out.
+_CHUNK_ELEMENTS, _MOST_ELEMENTS = 2**19, 2**22
 
 
 def _chunks(rows: int, width: int) -> range:
-    """Where chunks of rows start; a row at least for each thread, between which it is rows that torch shares out."""
-    return range(0, rows, max(1, torch.get_num_threads(), _CHUNK_ELEMENTS // max(1, width * width)))
+    """Where chunks of rows start."""
+    scores = max(1, width * width)
+    return range(0, rows, max(1, min(torch.get_num_threads(), _MOST_ELEMENTS // scores), _CHUNK_ELEMENTS // scores))
 
 
 class _Weights:
