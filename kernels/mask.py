@@ -46,7 +46,8 @@ def _chunks(rows: int, width: int) -> range:
 
 
 class _Weights:
-    """softmax_j(q_i . k_j) of a chunk after the other, in memory that all of them share. Not by exp: where a power is too small to be told from nothing, it takes forty times as long."""
+    """softmax_j(q_i . k_j) of a chunk after the other, in memory that all of them share. Not by exp: where a
+    power is too small to be told from nothing, it takes forty times as long."""
 
     def __init__(self, q: Tensor, k: Tensor, step: range) -> None:
         self.q, self.k = q, k
