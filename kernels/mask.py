@@ -45,7 +45,7 @@ def _chunks(rows: int, width: int) -> range:
     return range(0, rows, max(1, min(torch.get_num_threads(), _MOST_ELEMENTS // scores), _CHUNK_ELEMENTS // scores))
 
 
-class _Weights:
+class _AttentionWeights:
     """softmax_j(q_i . k_j) of a chunk after the other, in memory that all of them share. Not by exp: where a
     power is too small to be told from nothing, it takes forty times as long."""
 
@@ -67,7 +67,7 @@ class _ScalarAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, t: Tensor) -> Tensor:
         y, step = torch.empty_like(t), _chunks(q.shape[0], q.shape[1])
-        weights = _Weights(q, k, step)
+        weights = _AttentionWeights(q, k, step)
         for start in step:
             part = slice(start, start + step.step)
             y[part] = torch.bmm(weights.of(part)[0], t[part].unsqueeze(2)).squeeze(2)
@@ -80,7 +80,7 @@ class _ScalarAttention(torch.autograd.Function):
         q, k, t, y = ctx.saved_tensors
         grad_q, grad_k, grad_t = torch.empty_like(q), torch.empty_like(k), torch.empty_like(t)
         step = _chunks(q.shape[0], q.shape[1])
-        weights = _Weights(q, k, step)
+        weights = _AttentionWeights(q, k, step)
         for start in step:
             part = slice(start, start + step.step)
             p, apart = weights.of(part)

@@ -81,10 +81,7 @@ class RouteSmall(torch.autograd.Function):
         if torch.is_grad_enabled():
             probs = _probabilities(logits, few)
             sums = _weighted(probs, weight, few)
-        at_sums = towards_sums
-        if towards_loss is not None and ctx.slope is not None:
-            at_loss = towards_loss * ctx.slope
-            at_sums = at_loss if at_sums is None else at_sums + at_loss
+        at_sums = _at_sums(towards_sums, towards_loss, ctx.slope)
         if few and towards_probs is not None:
             towards_probs = towards_probs.t()
         if at_sums is None:
@@ -154,11 +151,7 @@ class Route(torch.autograd.Function):
     ) -> tuple[Tensor | None, None, None, None]:
         probs, log_sums, weight, slope = ctx.saved_tensors
         few = ctx.few
-        slope = ctx.slope if slope is None else slope
-        at_sums = towards_sums
-        if towards_loss is not None and slope is not None:
-            at_loss = towards_loss * slope
-            at_sums = at_loss if at_sums is None else at_sums + at_loss
+        at_sums = _at_sums(towards_sums, towards_loss, ctx.slope if slope is None else slope)
         if few and towards_probs is not None:
             towards_probs = towards_probs.t()
         if at_sums is None:
@@ -173,6 +166,14 @@ class Route(torch.autograd.Function):
             torch.addcmul(v, probs, towards, value=-1) if v is towards_probs else v.addcmul_(probs, towards, value=-1)
         )
         return made.t() if few else made, None, None, None
+
+
+def _at_sums(towards_sums: Tensor | None, towards_loss: Tensor | None, slope: float | Tensor | None) -> Tensor | None:
+    """The gradient at the log sums [M], the load-balance loss's share of it included; None: none."""
+    if towards_loss is None or slope is None:
+        return towards_sums
+    at_loss = towards_loss * slope
+    return at_loss if towards_sums is None else towards_sums + at_loss
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _aten = torch.ops.aten
 
@@ -52,6 +52,14 @@ def laid(func: Any, args: Sequence[Any], out: Any) -> Any:
         towards, *rest = out
         return (None if towards is None else torch.empty_like(towards, memory_format=torch.channels_last), *rest)
     return out
+
+
+def lay_weights(module: nn.Module, *_: object, memory_format: torch.memory_format | None = None, **__: object) -> Any:
+    """In the place of `nn.Module.to`, which would swap a parameter for a converted one: fake ones can't be."""
+    for parameter in module.parameters() if memory_format is not None else ():
+        if parameter.dim() == 4:
+            parameter.data = torch.empty_like(parameter, memory_format=memory_format)
+    return module
 
 
 def _last(x: Tensor) -> bool:

@@ -41,7 +41,7 @@ from ..teachers.feature import Feature
 from ..teachers.tap import Teacher, call
 from .fused import FusedAttention
 from .ledger import HALVES, Answering, Ledger
-from .onednn import laid, scratch
+from .onednn import laid, lay_weights, scratch
 from .profile import Sized, StageProfile, Table
 from .subject import PlannedSplit, Subject
 
@@ -287,14 +287,6 @@ def _all_of_them(self: Ensemble, inputs: Mapping[str, Tensor], which: Tensor) ->
     return self({name: x.clone() for name, x in inputs.items()})[:, : which.shape[1]]
 
 
-def _only_laid(module: nn.Module, *_: object, memory_format: torch.memory_format | None = None, **__: object) -> Any:
-    """In the place of `nn.Module.to`, which would swap a parameter for a converted one: fake ones can't be."""
-    for parameter in module.parameters() if memory_format is not None else ():
-        if parameter.dim() == 4:
-            parameter.data = torch.empty_like(parameter, memory_format=memory_format)
-    return module
-
-
 def _unchanged(self: Augmentation, inputs: Mapping[str, Tensor], *_: object) -> dict[str, Tensor]:
     """In the place of `Augmentation.__call__`, whose own cost isn't planned."""
     return dict(inputs)
@@ -330,7 +322,7 @@ def _run(subject: Subject, on_cpu: bool, fake: bool) -> list[StageProfile]:
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             stack.enter_context(Answering())
             # all is on one device in one type already
-            stack.enter_context(_replaced(nn.Module, to=_only_laid))
+            stack.enter_context(_replaced(nn.Module, to=lay_weights))
         label = subject.label if subject.label is not None else _label_shape(subject, fake)
         experiment = PlannedExperiment(subject, label, folder, fake, on_cpu)
 
