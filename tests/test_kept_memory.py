@@ -11,21 +11,22 @@ import pytest
 from mstdistill.engine import kept_memory
 
 LINUX = pytest.mark.skipif(sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="glibc's malloc")
-# pages that a second tensor of 100 MB needs anew, within the block, after `give_back`, and after the block
+# Pages that a tensor of 36 MB (beyond glibc's own largest threshold) needs anew: within the block once memory has
+# settled, after `give_back`, and after the block. The first few may each find the last one's place too small: the ends
+# that alignment cuts off wait in the allocator's small bins, seven to a bin, before they join what is free.
 PROGRAM = """
 import resource, torch
 from mstdistill.engine.kept_memory import give_back, kept
 
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.zeros(25_000_000)
+    torch.zeros(9_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 with kept({wanted}):
     with kept():  # of a run within a run
         pass
-    pages()
-    again = pages()
+    again = min(pages() for _ in range(50))
     give_back()
     later = pages()
 print(again, later, pages())
