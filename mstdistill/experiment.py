@@ -8,12 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from . import ranks, trial, trying
+from . import ranks
 from .augmenting import plan_augmentation, teaching
 from .binding import bind
 from .calibration import temperatures
@@ -21,9 +19,6 @@ from .config import OptimSettings, Recipe
 from .data.augment.plan import Augmentation
 from .data.feeding.batch import Batch
 from .data.feeding.loader import Loader
-from .data.feeding.pairs import Pairs
-from .data.feeding.resident import ResidentSplit, resident_bytes
-from .data.feeding.varying import Varying
 from .data.labelled import labels_of, partly_labelled
 from .data.split import Split
 from .data.task import Task
@@ -35,13 +30,16 @@ from .engine.loop import Fit, Stage, Trainer
 from .engine.seeding import initialising, named_seed
 from .errors import ConfigError, first_line
 from .evaluation import Evaluated, evaluate
-from .files import write_tensors, write_text
-from .objective import Objective, balanced, described
+from .feeds import Feeds
+from .files import write_text
+from .objective import Objective, plan_objective
 from .pace import Paces, Runner, lay, settled
 from .sight import LEFT_OUT, complete, sight
+from .stage_results import read_result, write_result
 from .teachers.ensemble import Ensemble
 from .teachers.tap import Teacher, call
-from .trial import Network
+from .trials import of_experiment, of_network
+from .trials.of_network import Network
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -79,12 +77,9 @@ class Experiment:
         self.folder, self.trainer = folder, trainer
         self.accelerator, self.screen = trainer.accelerator, trainer.screen
         self.finished: Callable[[str], None] | None = None  # told of each stage whose result was just written
-        self._resident: dict[tuple[str, ...], ResidentSplit] = {}
-        self._loaders: dict[tuple[object, ...], Loader] = {}
         self._paces: Paces | None = None
         self._threads = torch.get_num_threads()
         self._changed: list[nn.Module] = []  # whose batch norms take any batch meanwhile
-        self.classes: np.ndarray | None = None  # of the training instances, where these are drawn by them
         self._learns = {name for name, p in student.named_parameters() if p.requires_grad}
         names = [teacher.name for teacher in self.teachers]
         if not names:
@@ -92,19 +87,20 @@ class Experiment:
         for name in names:
             if names.count(name) > 1 or name == "student":
                 raise ConfigError(f"teacher name {name!r}: each teacher needs a name of its own, other than 'student'")
-        trial.check_apart(self.tried)
+        of_network.check_apart(self.tried)
         # instances of which the student sees nothing
         self.left_out = complete(self.splits, self.teachers, self.target, task.name, self.screen.say)
         self._look_for_labels()
         if recipe.partly and self.partly_labelled:
             self.recipe = recipe.for_partly_labelled()
             self.screen.say(f"partly labelled: settings of {', '.join(recipe.partly)} as the recipe has them for that")
+        self.feeds = Feeds(self.recipe, task, self.splits, self.accelerator.device)
         try:
             self._place()
-            self.dense = trying.dry_run(self)
-            self.objective = self._objective()
-            self.augmentation = self._plan_augmentation()
-            self.mask_plans = trying.plan_masks(self)
+            self.dense = of_experiment.dry_run(self)
+            self.objective = self._plan_objective()
+            self.feeds.augmentation = self._plan_augmentation()
+            self.mask_plans = of_experiment.plan_masks(self)
             self._try()
             self.fingerprint = self._bind()
             if self.left_out and ranks.rank() == 0:
@@ -126,28 +122,12 @@ class Experiment:
         if line:
             self.screen.say(line)
 
-    def _objective(self) -> Objective:
-        """The task's losses as the recipe wants them; see `TaskLossSettings`, and `data.sampler`.
-
-        Raises:
-            ConfigError: weights or a balance of classes for labels that are maps.
-        """
-        settings, several = self.recipe.task_loss, self.task.multilabel
-        weighs, draws = settings.class_weights == "balanced", self.recipe.data.sampler == "balanced"
-        name = "task_loss.class_weights" if weighs else "data.sampler"
-        if self.dense and (weighs or draws):
-            raise ConfigError(f"{name}=balanced: a map's pixels have many classes; it goes by an instance's")
-        if several and (draws or settings.label_smoothing):
-            name = "data.sampler=balanced" if draws else f"task_loss.label_smoothing={settings.label_smoothing:g}"
-            raise ConfigError(f"{name}: it goes by an instance's one class, and this is a multi-label task")
-        weights: torch.Tensor | None = None
-        if weighs or draws:
-            label = labels_of(self.splits["train"])
-            self.classes = label if draws else None
-            weights = balanced(label, self.task.num_classes) if weighs else None
-        if weights is not None:
-            self.screen.say(described(weights, dict(enumerate(self.task.class_names))))
-        found = Objective(several, self.task.ignore_index, weights, settings.label_smoothing)
+    def _plan_objective(self) -> Objective:
+        """See `plan_objective`."""
+        found, self.feeds.classes = plan_objective(
+            self.recipe.task_loss, self.recipe.data.sampler, self.task, self.dense,
+            lambda: labels_of(self.splits["train"]), self.screen.say,
+        )  # fmt: skip
         return found.moved(self.accelerator.device)
 
     @property
@@ -211,12 +191,12 @@ class Experiment:
                     raise ConfigError(f"compile: true doesn't work here ({first_line(error)}); leave it out") from None
 
     def first_batch(self, view: Sequence[str], rows: int | None = None) -> Batch:
-        """The first training instances, on the device: `rows` of them, or a batch."""
-        return self.loader("train", view).first(rows).to(self.accelerator.device)
+        """See `Feeds.first`."""
+        return self.feeds.first(view, rows)
 
     def _try(self) -> None:
-        """See `trying.every_network`."""
-        trying.every_network(self)
+        """See `of_experiment.every_network`."""
+        of_experiment.every_network(self)
 
     def try_training(self, teacher: Teacher | None, stages: Sequence[OptimSettings]) -> None:
         """Try the student (None) or a teacher on the shortest batch of these stages; a teacher in which nothing can
@@ -225,7 +205,7 @@ class Experiment:
         Raises:
             ConfigError: it can't train on such a batch, or nothing in the student learns.
         """
-        trying.training(self, teacher, stages)
+        of_experiment.training(self, teacher, stages)
 
     def _plan_augmentation(self) -> Augmentation | None:
         """See `augmenting`."""
@@ -260,80 +240,6 @@ class Experiment:
         bound = bind(self.folder, content, self.screen.say)
         return f"{named_seed(0, json.dumps(bound, sort_keys=True)):016x}"
 
-    def loader(
-        self, split: str, modalities: Sequence[str], settings: OptimSettings | None = None, shuffle: bool = False,
-        labelled: bool = False, varied: Sequence[str] | None = None,
-    ) -> Loader:  # fmt: skip
-        """Batches of a split; for training, with the stage's batch size, accumulation and this run's order, from the
-        GPU's memory where the split fits into `run.resident_gb`; of labelled instances alone, or of all; augmented, in
-        the views `varied` alone, for a stage that asks frozen networks."""
-        recipe, share = self.recipe, 1.0 if labelled else self.recipe.data.labelled_share
-        if settings is not None:
-            found = self._loader(self._near(split, modalities), split, modalities, settings, shuffle, share)
-            found.vary = self.varying(varied)
-            alpha = recipe.augment.mixup
-            found.pairs = None if alpha is None else Pairs(alpha, named_seed(recipe.seed, "augment"))
-            return found
-        return self._loader(self.splits[split], split, modalities, settings, shuffle, share)
-
-    def varying(self, views: Sequence[str] | None) -> Varying | None:
-        """What changes training batches; see `loader`."""
-        if self.augmentation is None:
-            return None
-        settings = self.recipe.augment
-        repeated = settings.views if views and settings.teachers == "views" else None
-        return Varying(self.augmentation, views, repeated, self.task.multilabel)
-
-    @property
-    def changes(self) -> tuple[object, ...]:
-        """What decides how an instance is changed, for fingerprints."""
-        return self.recipe.seed, self.recipe.augment.model_dump_json()
-
-    def _near(self, split: str, modalities: Sequence[str]) -> Split:
-        """The split on the device that trains, if that is a GPU, the data stay the same and there is room."""
-        data, device, budget = self.splits[split], self.accelerator.device, self.recipe.run.resident_gb * 1e9
-        if device.type == "cpu" or not data.deterministic or not budget:
-            return data
-        key = (split, data.fingerprint, *sorted(modalities))
-        if key not in self._resident:
-            loader = self._loader(data, split, modalities, None, False, None)
-            if resident_bytes(loader) > budget:
-                return data
-            self._resident.clear()  # one stage trains at a time
-            self._resident[key] = ResidentSplit(loader, device)
-        return self._resident[key]
-
-    def _loader(
-        self, data: Split, split: str, modalities: Sequence[str], settings: OptimSettings | None, shuffle: bool,
-        share: float | None,
-    ) -> Loader:  # fmt: skip
-        recipe = self.recipe
-        batch_size = (settings.batch_size if settings else None) or recipe.batch_size
-        workers = 0 if isinstance(data, ResidentSplit) else recipe.data.workers
-        key = (split, data.fingerprint, *modalities, batch_size, shuffle, share)
-        if settings is None and key in self._loaders:
-            return self._loaders[key]
-        loader = Loader(
-            data,
-            modalities,
-            batch_size,
-            shuffle=shuffle,
-            seed=named_seed(recipe.seed, "order") % 2**32,
-            accumulate=recipe.accumulate if settings else 1,
-            workers=workers,
-            # a GPU computes while the next batches are read; on a CPU that would take the cores from it
-            threads=2 if self.accelerator.device.type != "cpu" else 0,
-            num_classes=self.task.num_classes,
-            ignore_index=self.task.ignore_index,
-            several=self.task.multilabel,
-            classes=self.classes if split == "train" else None,
-            labelled_share=share,
-            name=f"{self.task.name} {split}",
-        )
-        if workers and settings is None:  # its processes are started once: every validation asks anew, a stage once
-            self._loaders[key] = loader
-        return loader
-
     def validation(self, module: nn.Module, view: Sequence[str]) -> dict[str, float]:
         """A network's figures for an epoch's record; the epoch with the lowest selection is the one to keep."""
         result = self.evaluate(module, view, "validation")
@@ -347,7 +253,7 @@ class Experiment:
         try:
             return evaluate(
                 lambda batch: call(module, batch.inputs, view),
-                self.loader(split, view),
+                self.feeds.loader(split, view),
                 self.accelerator.device,
                 mean=self.recipe.validation_mean,
                 autocast=self.accelerator.autocast,
@@ -369,7 +275,7 @@ class Experiment:
         """
         if self.dense:
             return [1.0] * len(names)
-        found = temperatures(logits, self.loader("validation", modalities), self.accelerator.device,
+        found = temperatures(logits, self.feeds.loader("validation", modalities), self.accelerator.device,
                              self.accelerator.autocast, seen)  # fmt: skip
         shown = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, found, strict=True))
         self.screen.say(f"temperatures by validation: {shown}")
@@ -410,11 +316,8 @@ class Experiment:
         )
         fit = self.trainer.fit(stage, loader, settings, checkpoints)
         if ranks.rank() == 0:
-            folder = self.folder / stage.name
-            write_tensors(folder / "result.safetensors", fit.state)
-            facts = {**(facts or {}), "seconds": round(time.monotonic() - started, 3), "best_epoch": fit.best_epoch}
-            write_text(folder / "result.json", json.dumps(
-                {"fingerprint": self.fingerprint, **facts, "history": fit.history}, indent=1))  # fmt: skip
+            facts = {**(facts or {}), "seconds": round(time.monotonic() - started, 3)}
+            write_result(self.folder / stage.name, fit, {"fingerprint": self.fingerprint, **facts})
             if self.finished is not None:
                 self.finished(stage.name)
         ranks.wait()
@@ -424,16 +327,7 @@ class Experiment:
 
     def result(self, name: str) -> Fit | None:
         """A finished stage's result, if it is there."""
-        folder = self.folder / name
-        if not (folder / "result.json").exists():
-            return None
-        try:
-            facts = json.loads((folder / "result.json").read_text())
-            state: dict[str, Tensor] = load_file(folder / "result.safetensors")
-        except Exception as error:  # safetensors raises its own kind for a damaged file
-            self.screen.say(f"{folder}: the result is damaged ({first_line(error)}); running the stage again")
-            return None
-        return Fit(state, facts["best_epoch"], facts["history"])
+        return read_result(self.folder / name, self.screen.say)
 
     def judges(self, view: Sequence[str], split: str) -> bool:
         """Whether a split has what a network sees; logits that were given may be of the training data alone."""

@@ -6,7 +6,7 @@ One class an instance (or a pixel): cross entropy, and KL divergence of softmax 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,11 @@ from torch import Tensor
 
 from . import losses
 from .data.feeding.batch import Batch
+from .data.task import Task
+from .errors import ConfigError
 from .kernels import bernoulli_kd_rows, kd_rows
 from .kernels.bernoulli import entries
+from .sections.task_loss import TaskLossSettings
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,35 @@ class Objective:
         """The same on a device."""
         weights = None if self.class_weights is None else self.class_weights.to(device)
         return Objective(self.several, self.ignore, weights, self.smoothing)
+
+
+def plan_objective(
+    settings: TaskLossSettings, sampler: str, task: Task, dense: bool, labels: Callable[[], np.ndarray],
+    say: Callable[[str], None],
+) -> tuple[Objective, np.ndarray | None]:  # fmt: skip
+    """A task's losses as a recipe wants them, and the classes [N] that `data.sampler` draws by, if it does.
+
+    Args:
+        dense: labels are maps.
+        labels: gives those of the training instances.
+
+    Raises:
+        ConfigError: weights or a balance of classes for labels that are maps, or what goes by an instance's one class
+            for several.
+    """
+    weighs, draws = settings.class_weights == "balanced", sampler == "balanced"
+    name = "task_loss.class_weights" if weighs else "data.sampler"
+    if dense and (weighs or draws):
+        raise ConfigError(f"{name}=balanced: a map's pixels have many classes; it goes by an instance's")
+    if task.multilabel and (draws or settings.label_smoothing):
+        name = "data.sampler=balanced" if draws else f"task_loss.label_smoothing={settings.label_smoothing:g}"
+        raise ConfigError(f"{name}: it goes by an instance's one class, and this is a multi-label task")
+    label = labels() if weighs or draws else None
+    weights = None if label is None or not weighs else balanced(label, task.num_classes)
+    if weights is not None:
+        say(described(weights, dict(enumerate(task.class_names))))
+    found = Objective(task.multilabel, task.ignore_index, weights, settings.label_smoothing)
+    return found, label if draws else None
 
 
 def balanced(label: np.ndarray, num_classes: int) -> Tensor:

@@ -41,7 +41,7 @@ from .summary import finish, summary_of
 from .tables import plan_table
 from .teachers.output import as_noted, named_place, note_place
 from .teachers.tap import Teacher, check_module
-from .trial import Network, count_classes
+from .trials.of_network import Network, count_classes
 
 # where the first process that lost another one leaves what it saw
 LOSS = "ended.txt"
@@ -164,7 +164,7 @@ def _count_classes(
     """The width of the student's logits on a few instances, where the networks lie.
 
     Raises:
-        ConfigError: see `trial.count_classes`.
+        ConfigError: see `trials.of_network.count_classes`.
     """
     networks = [Network.teacher(t.name, t.module, t.modalities) for t in teachers]
     views = sorted({target, *(name for network in networks for name in network.view)})

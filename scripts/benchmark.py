@@ -167,7 +167,7 @@ def cache_cost(recipe: Any, scratch: Path) -> dict[str, float]:
         stage = Distill(experiment, ensemble)
         if mode == "never":
             begun = time.perf_counter()
-            for batch in experiment.loader("train", stage.modalities).epoch():
+            for batch in experiment.feeds.loader("train", stage.modalities).epoch():
                 parts = stage.losses(stage.module, batch.to(trainer.accelerator.device), 0)
                 parts["loss"].backward()
         seconds[mode] = time.perf_counter() - begun

@@ -58,8 +58,8 @@ def measure(target: str, mixup: bool, instances: int = INSTANCES, steps: int = S
         stage.module.train()
         optimizer = torch.optim.Adam([p for p in stage.module.parameters() if p.requires_grad], 1e-4)
         varied = (target,)
-        augmented = experiment.loader("train", stage.modalities, recipe.distill, shuffle=True, varied=varied)
-        plain = experiment.loader("train", stage.modalities, recipe.distill, shuffle=True, varied=varied)
+        augmented = experiment.feeds.loader("train", stage.modalities, recipe.distill, shuffle=True, varied=varied)
+        plain = experiment.feeds.loader("train", stage.modalities, recipe.distill, shuffle=True, varied=varied)
         plain.vary, plain.pairs, device = None, None, trainer.accelerator.device
 
         def step(loader: Any, batch: Any) -> None:

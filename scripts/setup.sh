@@ -29,7 +29,7 @@ install_by() {
                 return 2
             }
             [ -t 1 ] || set -- "$@" --quiet # its bars of progress are for terminals
-            .venv/bin/python -m pip install --disable-pip-version-check "${@:2}"
+            .venv/bin/python -m pip install --disable-pip-version-check --no-compile "${@:2}"
             ;;
         *)
             echo "INSTALLER=$1: uv or pip" >&2
@@ -50,6 +50,8 @@ if ! .venv/bin/python -c "" 2> /dev/null || [ "$(cat .venv/installed 2> /dev/nul
         [ "$status" = 2 ] || echo "the installation didn't end ($installer); the same command goes on with it$hint" >&2
         exit "$status"
     }
+    # what every run imports is compiled here, the rest at its first import: all of it would take a minute and a half
+    PYTHONDONTWRITEBYTECODE="" .venv/bin/python -c "import mstdistill.pipeline" 2> /dev/null || true
     echo "$wanted" > .venv/installed.new
     mv .venv/installed.new .venv/installed
     echo "installed: $(du -sh .venv | cut -f 1) in .venv"

@@ -19,6 +19,7 @@ types=$!
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # the tests are small: more threads only wait for each other
 # tensors' memory is kept for the next ones: else a sixth of the time goes to getting it from the kernel again
 export MALLOC_TRIM_THRESHOLD_=536870912 MALLOC_MMAP_THRESHOLD_=33554432
+unset PYTHONDONTWRITEBYTECODE # or each process would compile anew what isn't compiled yet
 status=0
 python -m pytest -n 2 --dist worksteal "${part[@]}" "$@" || status=$?
 wait "$types" || status=$?

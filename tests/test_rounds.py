@@ -53,7 +53,7 @@ def test_soft_labels_are_the_calibrated_mixture_of_all_networks(
         def __init__(self, experiment: Experiment, number: int, first: Any) -> None:
             super().__init__(experiment, number, first)
             if number == 1:
-                batch = experiment.loader("train", self.views).first(20)
+                batch = experiment.feeds.loader("train", self.views).first(20)
                 self.module.eval()
                 with torch.no_grad():
                     each = torch.stack(self.module(batch.inputs), dim=1)

@@ -127,7 +127,7 @@ def test_pip_is_taken_where_it_is_asked_for_and_others_are_refused(clone: Clone)
     assert code == 1
     assert "INSTALLER=pip" in said
     assert clone.call(INSTALLER="pip")[0] == 0
-    assert clone.calls() == ["install --disable-pip-version-check -e . --quiet"]
+    assert clone.calls() == ["install --disable-pip-version-check --no-compile -e . --quiet"]
     (clone.venv / "installed").unlink()
     code, said = clone.call(INSTALLER="conda")
     assert (code, said.splitlines()[-1]) == (2, "INSTALLER=conda: uv or pip")

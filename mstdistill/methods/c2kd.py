@@ -158,7 +158,7 @@ class C2kd(Baseline):
             return Proxy(shape, classes)
         if len(shape) == 1:
             raise ConfigError("method c2kd: a dense task's proxies sit on maps, and a tap gives a vector; pick another")
-        return DenseProxy(shape, classes, experiment.loader("train", (experiment.target,)).first(1).label.shape[1:])
+        return DenseProxy(shape, classes, experiment.first_batch((experiment.target,), 1).label.shape[1:])
 
     def prepare(self) -> None:
         self.thaw(self.teachers[0])

@@ -172,7 +172,7 @@ class Crd(Baseline):
         count = len(self.experiment.splits["train"])
         widths = Embedding.width(student), Embedding.width(teacher)
         self.modules = self.contrast = self.new("contrast", lambda: Contrast(*widths, self.options.embedding, count))
-        loader = self.experiment.loader("train", ())
+        loader = self.experiment.feeds.loader("train", ())
         label = torch.cat([batch.label for batch in loader.rows(0, count)])
         self.negatives = Negatives(label, self.experiment.recipe.seed).to(self.experiment.accelerator.device)
 

@@ -94,7 +94,9 @@ def run(experiment: Experiment, method: Baseline) -> list[dict[str, Any]]:
             experiment.screen.say(f"teacher knowledge {stage.knowledge.about}")
             facts["teacher_knowledge"] = stage.knowledge.about
         nobody, varied = method.taught_by == "nobody", None if method.teacher_learns else (experiment.target,)
-        loader = experiment.loader("train", stage.modalities, settings, shuffle=True, labelled=nobody, varied=varied)
+        loader = experiment.feeds.loader(
+            "train", stage.modalities, settings, shuffle=True, labelled=nobody, varied=varied
+        )
         found = experiment.train(stage, loader, settings, facts)
     load_state(experiment.student, part(found.state, "student"))
     if method.teacher_learns:

@@ -294,7 +294,7 @@ def _unchanged(self: Augmentation, inputs: Mapping[str, Tensor], *_: object) -> 
 
 def _no_salience(experiment: Experiment, teacher: Teacher, place: Feature, repeats: int = 10, *_: object) -> Tensor:
     """In the place of `salience.run`, which trains nothing and goes over the whole split: any channels will do."""
-    batch = experiment.loader("train", teacher.modalities).first(2)
+    batch = experiment.feeds.loader("train", teacher.modalities).first(2)
     return torch.zeros(salience.Salience(experiment, teacher, place, repeats)._size(batch)[1])
 
 

@@ -84,7 +84,7 @@ def attention(
     """
     target = experiment.target
     views = sorted({target, *(view for _, seen in teachers.values() for view in seen)})
-    dry = experiment.loader(split, views).first(_DRY).to(experiment.accelerator.device)
+    dry = experiment.feeds.loader(split, views).first(_DRY).to(experiment.accelerator.device)
     if target not in pictures(dry.inputs, [target]):
         shape = "x".join(map(str, dry.inputs[target].shape[1:]))
         return {"missing": f"No maps: the student sees {modality_of(target)} ({shape}), which is no picture."}, []
@@ -167,7 +167,7 @@ def _batches(experiment: Experiment, columns: Sequence[Column], split: str) -> I
     """The split's first instances, with the position of each batch's first."""
     views = sorted({view for column in columns for view in column.modalities})
     start = 0
-    for batch in experiment.loader(split, views).rows(0, min(COMPARED, len(experiment.splits[split]))):
+    for batch in experiment.feeds.loader(split, views).rows(0, min(COMPARED, len(experiment.splits[split]))):
         yield start, batch.to(experiment.accelerator.device)
         start += len(batch.index)
 

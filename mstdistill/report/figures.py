@@ -149,7 +149,7 @@ def _per_class(
 
 def _judged(experiment: Experiment, module: nn.Module, view: tuple[str, ...], split: str) -> Evaluated:
     return evaluate(
-        lambda batch: call(freeze(module), batch.inputs, view), experiment.loader(split, view),
+        lambda batch: call(freeze(module), batch.inputs, view), experiment.feeds.loader(split, view),
         experiment.accelerator.device, sees=sight(experiment.teachers, module, view),
     )  # fmt: skip
 

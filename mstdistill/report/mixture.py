@@ -34,7 +34,7 @@ def routed(experiment: Experiment, student: nn.Module, ensemble: Ensemble, split
     router.to(device).eval()
     student.eval()
     shares, labels = [], []
-    for batch in experiment.loader(split, views).rows(0, min(LOOKED_AT, len(experiment.splits[split]))):
+    for batch in experiment.feeds.loader(split, views).rows(0, min(LOOKED_AT, len(experiment.splits[split]))):
         batch = batch.to(device)
         logits = call(student, batch.inputs, view).to(next(router.parameters()).dtype)
         if reads == "teachers":
@@ -66,7 +66,7 @@ def taught(experiment: Experiment, student: nn.Module, ensemble: Ensemble, split
     count = len(ensemble.members)
     same, seen, both_same, both_seen = (torch.zeros(*shape) for shape in 2 * [(count,)] + 2 * [(count, count)])
     spread: dict[str, list[Tensor]] = {}
-    for batch in experiment.loader(split, views).rows(0, min(LOOKED_AT, len(experiment.splits[split]))):
+    for batch in experiment.feeds.loader(split, views).rows(0, min(LOOKED_AT, len(experiment.splits[split]))):
         batch = batch.to(experiment.accelerator.device)
         said, theirs = call(student, batch.inputs, (experiment.target,)), ensemble(batch.inputs)
         several = experiment.task.multilabel  # of each class yes or no

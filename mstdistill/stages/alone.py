@@ -39,6 +39,6 @@ def run(experiment: Experiment, student: nn.Module) -> nn.Module:
         **{name: getattr(recipe.distill, name) for name in OptimSettings.model_fields}, "epochs": epochs,
     })  # fmt: skip
     stage = Alone(experiment, student)
-    loader = experiment.loader("train", stage.view, settings, shuffle=True, labelled=True)
+    loader = experiment.feeds.loader("train", stage.view, settings, shuffle=True, labelled=True)
     load_state(student, experiment.train(stage, loader, settings).state)
     return student

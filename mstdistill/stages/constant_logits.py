@@ -101,7 +101,7 @@ def constant_logits(
         return falls_back(f"of each view of {modality_of(experiment.target)} that the student sees")
     if not data.deterministic:
         return falls_back("the data change at each reading, so their logits aren't constants")
-    loader = experiment.loader(split, modalities)
+    loader = experiment.feeds.loader(split, modalities)
     row = live(loader.first(1).to(accelerator.device))
     views = experiment.recipe.augment.views if teaching == "views" else 1
     dtype, size = _choose(settings, len(data) * views, row)
@@ -122,9 +122,9 @@ def constant_logits(
                 accelerator.device, dtype, settings.resident_gb * 1e9, bar.advance, experiment.screen.say, several,
             )  # fmt: skip
 
-    vary = experiment.varying((experiment.target,)) if teaching == "views" else None
+    vary = experiment.feeds.varying((experiment.target,)) if teaching == "views" else None
     found = [table(name, live, *facts)] if vary is None else [
-        table(f"{name}-view{view}", _of_view(live, vary, view), *facts, *experiment.changes, view)
+        table(f"{name}-view{view}", _of_view(live, vary, view), *facts, *experiment.feeds.changes, view)
         for view in range(views)
     ]  # fmt: skip
     about = f"table of {list(found[0].shape)} {dtype}, {size / 1e6:.1f} MB"

@@ -135,7 +135,7 @@ def fitted(experiment: Experiment, name: str = NAME) -> Fit:
     stage = Cotrain(experiment, name)
     views = sorted({name for view in stage.module.views for name in view})
     apart = not stage.settings.agreement  # then a row without a label has nothing to say
-    loader = experiment.loader("train", views, stage.settings, shuffle=True, labelled=apart)
+    loader = experiment.feeds.loader("train", views, stage.settings, shuffle=True, labelled=apart)
     return experiment.train(stage, loader, stage.settings)
 
 

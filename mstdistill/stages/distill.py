@@ -215,7 +215,7 @@ def run(experiment: Experiment, ensemble: Ensemble) -> list[dict[str, Any]]:
         if stage.unmasked is not None:
             experiment.screen.say(f"the router reads {stage.unmasked.source.about}")
         varied = (experiment.target,)
-        loader = experiment.loader("train", stage.modalities, settings, shuffle=True, varied=varied)
+        loader = experiment.feeds.loader("train", stage.modalities, settings, shuffle=True, varied=varied)
         found = experiment.train(stage, loader, settings, {"teacher_logits": stage.teachers.about})
     load_state(experiment.student, part(found.state, "student"))
     return found.history

@@ -70,7 +70,7 @@ class Hint:
         experiment = self.experiment
         experiment.thaw_student()
         student, view = experiment.student, (experiment.target,)
-        batch = experiment.loader("train", view).first(2).to(experiment.accelerator.device)
+        batch = experiment.feeds.loader("train", view).first(2).to(experiment.accelerator.device)
         parameters = [p for p in student.parameters() if p.requires_grad]
         was_training = student.training
         with torch.enable_grad():
@@ -95,7 +95,7 @@ class Hint:
         """The hint loss, averaged over the instances."""
         experiment = self.experiment
         device, sums = experiment.accelerator.device, []
-        for batch in experiment.loader("validation", self.modalities("validation")).epoch():
+        for batch in experiment.feeds.loader("validation", self.modalities("validation")).epoch():
             batch = batch.to(device)
             with experiment.accelerator.autocast():
                 predictions = module(batch.inputs)
@@ -129,6 +129,6 @@ def run(
         stage = Hint(experiment, teacher, student_features, teacher_features, regressors, rows)
         experiment.screen.say(f"hints {stage.knowledge['train'].about}")
         seen, varied = stage.modalities("train"), (experiment.target,)
-        loader = experiment.loader("train", seen, settings, shuffle=True, varied=varied)
+        loader = experiment.feeds.loader("train", seen, settings, shuffle=True, varied=varied)
         found = experiment.train(stage, loader, settings)
     load_state(experiment.student, part(found.state, "student"))

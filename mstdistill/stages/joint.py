@@ -78,7 +78,9 @@ def run(experiment: Experiment, teacher: Teacher, settings: OptimSettings) -> No
     found = experiment.result(NAME)
     if found is None:
         stage = Joint(experiment, teacher)
-        loader = experiment.loader("train", sorted({experiment.target, *teacher.modalities}), settings, shuffle=True)
+        loader = experiment.feeds.loader(
+            "train", sorted({experiment.target, *teacher.modalities}), settings, shuffle=True
+        )
         found = experiment.train(stage, loader, settings)
     for name, module in (("teacher", teacher.module), ("student", experiment.student)):
         load_state(module, part(found.state, name))

@@ -131,6 +131,6 @@ def run(experiment: Experiment, first: list[Mapping[str, Tensor]]) -> None:
         if fit is None:
             stage = Round(experiment, number, first)
             experiment.screen.say(f"round {number} of {settings.count}: soft labels {stage.labels.about}")
-            loader = experiment.loader("train", stage.views, settings, shuffle=True)
+            loader = experiment.feeds.loader("train", stage.views, settings, shuffle=True)
             fit = experiment.train(stage, loader, settings, {"soft_labels": stage.labels.about})
         load_state(Cohort(experiment.teachers, experiment.student, experiment.target), fit.state)

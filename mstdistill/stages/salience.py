@@ -127,7 +127,7 @@ def run(
     started = time.monotonic()
     measure = Salience(experiment, teacher, place, repeats)
     experiment.student.eval()
-    loader = experiment.loader("train", sorted({experiment.target, *teacher.modalities}), shuffle=True)
+    loader = experiment.feeds.loader("train", sorted({experiment.target, *teacher.modalities}), shuffle=True)
     steps = loader.steps_per_epoch
     if instances is not None:
         steps = min(steps, -(-instances // (loader.batch_size * ranks.world_size())))

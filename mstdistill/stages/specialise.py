@@ -105,7 +105,7 @@ class Specialise:
         experiment = self.experiment
         device = experiment.accelerator.device
         rows = []
-        for batch in experiment.loader("validation", self.modalities("validation")).epoch():
+        for batch in experiment.feeds.loader("validation", self.modalities("validation")).epoch():
             batch = batch.to(device)
             with experiment.accelerator.autocast():
                 logits, masks = self._forward(module, batch)
@@ -135,7 +135,7 @@ def run(experiment: Experiment) -> Ensemble:
         if experiment.result(NAME) is None:
             stage = Specialise(experiment, ensemble)
             seen = stage.modalities("train")
-            loader = experiment.loader("train", seen, experiment.recipe.specialise, shuffle=True, varied=seen)
+            loader = experiment.feeds.loader("train", seen, experiment.recipe.specialise, shuffle=True, varied=seen)
             state = experiment.train(stage, loader, experiment.recipe.specialise).state
         else:
             state = experiment.result(NAME).state  # type: ignore[union-attr]

@@ -61,7 +61,7 @@ def run(experiment: Experiment, teacher: Teacher) -> None:
     if not ready(experiment, teacher):
         settings = settings_of(experiment.recipe)
         stage = TeacherAlone(experiment, teacher)
-        loader = experiment.loader("train", teacher.modalities, settings, shuffle=True, labelled=True)
+        loader = experiment.feeds.loader("train", teacher.modalities, settings, shuffle=True, labelled=True)
         load_state(teacher.module, experiment.train(stage, loader, settings).state)
     freeze(teacher.module)
     _judge(experiment, teacher)

@@ -164,7 +164,7 @@ def _check_distillation(
 
     stage = Distill(experiment, ensemble)
     stage.module.router.load_state_dict(_state(golden, "init/router"))
-    loader = experiment.loader("train", stage.modalities, experiment.recipe.distill, shuffle=True)
+    loader = experiment.feeds.loader("train", stage.modalities, experiment.recipe.distill, shuffle=True)
     first = stage.teachers.gather(next(loader.epoch()))
     close(first, wanted["teacher_logits_first_batch"], rtol, "teacher logits of the first batch")
     with patch.object(RoutingRule, "select", recorded):

@@ -6,41 +6,41 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from . import trial
-from .engine.launch import expect_unused
-from .errors import ConfigError
-from .sections.learning import OptimSettings
-from .teachers.mask import MaskPlan, plan_mask
-from .teachers.tap import Teacher, discover
-from .trial import Network
+from ..engine.launch import expect_unused
+from ..errors import ConfigError
+from ..sections.learning import OptimSettings
+from ..teachers.mask import MaskPlan, plan_mask
+from ..teachers.tap import Teacher, discover
+from . import of_network
+from .of_network import Network
 
 if TYPE_CHECKING:
-    from .experiment import Experiment
+    from ..experiment import Experiment
 
 
 def dry_run(experiment: Experiment) -> bool:
     """One batch through every network: finds wrong modalities and shapes; returns whether logits are maps."""
     networks = experiment.tried
-    logits = [trial.answer(one, experiment.first_batch(one.view).inputs, experiment.task.num_classes,
+    logits = [of_network.answer(one, experiment.first_batch(one.view).inputs, experiment.task.num_classes,
                            experiment.recipe.seed) for one in networks]  # fmt: skip
     for one in networks:
-        trial.check_state(one)
+        of_network.check_state(one)
     return logits[0].dim() == 4
 
 
 def every_network(experiment: Experiment) -> None:
-    """See `trial`: every network in evaluation, what the recipe trains in training, masks by their gradients."""
+    """See `of_network`: every network in evaluation, what the recipe trains in training, masks by their gradients."""
     recipe, mixture = experiment.recipe, experiment.recipe.method == "mst"
-    rows = min(trial.shortest(len(split), recipe.batch_size) for split in experiment.splits.values())
+    rows = min(of_network.shortest(len(split), recipe.batch_size) for split in experiment.splits.values())
     for one in experiment.tried:
-        trial.check_numbers(one, experiment.first_batch(one.view, rows).inputs, experiment.accelerator.autocast)
+        of_network.check_numbers(one, experiment.first_batch(one.view, rows).inputs, experiment.accelerator.autocast)
     rounds = [recipe.each_round] if recipe.rounds.count else []
     experiment.try_training(None, [recipe.cotrain, *rounds, recipe.distill] if mixture else [recipe.distill])
     for teacher in [*experiment.teachers] if mixture else ():
         experiment.try_training(teacher, [recipe.cotrain, *rounds])
         if teacher.taps and recipe.specialise.epochs:
             network = Network.teacher(teacher.name, teacher.module, teacher.modalities)
-            trial.check_taps(network, teacher.taps, experiment.first_batch(teacher.modalities, rows).inputs)
+            of_network.check_taps(network, teacher.taps, experiment.first_batch(teacher.modalities, rows).inputs)
 
 
 def training(experiment: Experiment, teacher: Teacher | None, stages: Sequence[OptimSettings]) -> None:
@@ -53,10 +53,12 @@ def training(experiment: Experiment, teacher: Teacher | None, stages: Sequence[O
     if teacher is not None:
         network = Network.teacher(teacher.name, teacher.module, teacher.modalities)
     count = len(experiment.splits["train"])
-    rows = min(trial.shortest(count, size) for size in sizes)
+    rows = min(of_network.shortest(count, size) for size in sizes)
     note = f"a batch of {rows} (the shortest of {count:,} instances in batches of {', '.join(map(str, sizes))})"
     batch = experiment.first_batch(network.view, rows)
-    reached = trial.learns(network, batch.inputs, experiment.task.num_classes, experiment.accelerator.autocast, note)
+    reached = of_network.learns(
+        network, batch.inputs, experiment.task.num_classes, experiment.accelerator.autocast, note
+    )
     if reached < {name for name, p in network.module.named_parameters() if p.requires_grad}:
         expect_unused(experiment.accelerator)
     if reached:

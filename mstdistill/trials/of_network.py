@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from . import ranks
-from .engine.batch_norm import over_processes, take_any_batch
-from .engine.seeding import initialising, random_state, restore_random_state
-from .errors import ConfigError, first_line
-from .state import state_of
-from .teachers.output import as_noted, candidates, chosen, described, noted_place, settle
-from .teachers.tap import call, hooked
+from .. import ranks
+from ..engine.batch_norm import over_processes, take_any_batch
+from ..engine.seeding import initialising, random_state, restore_random_state
+from ..errors import ConfigError, first_line
+from ..state import state_of
+from ..teachers.output import as_noted, candidates, chosen, described, noted_place, settle
+from ..teachers.tap import call, hooked
 
 Inputs = Mapping[str, Tensor]
 
