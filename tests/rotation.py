@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-PARTS = 3
+PARTS = 4
 _LAUNCH = "tests/test_launch_configs.py::"
 FAMILIES = {
     # the same training, started by another launcher: each imports everything in each of its processes

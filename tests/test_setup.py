@@ -57,7 +57,9 @@ class Clone:
                 "INSTALLER": "" if (self.bin / "uv").exists() else "pip", **variables}  # fmt: skip
         script = "set -euo pipefail; source scripts/setup.sh; echo ready"
         return subprocess.Popen(["bash", "-c", script], cwd=self.folder, env=env, text=True, start_new_session=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                # what was started in the background is deaf to it
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
 
     def call(self, how: str = "", **variables: str) -> tuple[int, str]:
         process = self.start(how, **variables)
