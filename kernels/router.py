@@ -48,31 +48,41 @@ class Routing:
         log_probs: [B, M] log-probabilities over the specialised teachers, differentiable; float32 or wider.
         indices: [B, K] int64, the chosen teachers, most probable first.
         log_sums: [M] log of the probabilities' sum over the counted instances, differentiable.
-        counts: [M] int64, how often each teacher was chosen by a counted instance.
         balance: the load-balance loss, differentiable, where one was asked for.
         seen: [B, M] whether a teacher can see an instance; None: all see all. Where one can't, its log-probability is
             `LOWEST`; an index -1 stands for nobody.
         even: [M] the sums that even routing over the teachers at hand would give, where `seen` is.
+        weight: [B] what each instance counts in sums and counts; None: 1.
+        counted: the counts, where they were made on the way.
     """
 
     log_probs: Tensor
     indices: Tensor
     log_sums: Tensor
-    counts: Tensor
     balance: Tensor | None = None
     seen: Tensor | None = None
     even: Tensor | None = None
+    weight: Tensor | None = None
+    counted: Tensor | None = None
 
     @property
     def probs(self) -> Tensor:
         """[B, M] probabilities."""
         return self.log_probs.exp()
 
-    def choosing(self, indices: Tensor, weight: Tensor | None = None) -> Routing:
+    @property
+    def counts(self) -> Tensor:
+        """[M] int64, how often each teacher was chosen by a counted instance."""
+        if self.counted is not None:
+            return self.counted
+        by = cpu.count if self.seen is None and plain_cpu(self.indices) else count
+        return by(self.indices, self.log_probs.shape[1], self.weight)
+
+    def choosing(self, indices: Tensor) -> Routing:
         """The same probabilities with other teachers [B, K] chosen."""
         if self.seen is not None:
             indices = available(indices, self.seen)
-        return replace(self, indices=indices, counts=count(indices, self.log_probs.shape[1], weight))
+        return replace(self, indices=indices, counted=None)
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
@@ -141,7 +151,7 @@ def route_reference(
     indices = top_k(log_probs, k) if seen is None else top_available(log_probs, seen, k)
     even = None if seen is None else even_sums(seen, weight, log_sums.dtype)
     loss = balance_from_sums(log_sums, total, balance, even) if balance else None
-    return Routing(log_probs, indices, log_sums, count(indices, logits.shape[1], weight), loss, seen, even)
+    return Routing(log_probs, indices, log_sums, loss, seen, even, weight)
 
 
 def route(
@@ -181,10 +191,10 @@ def route(
 
     log_probs, indices, log_sums, counts, loss = jit.route(logits, weight, seen, k, balance if seen is None else "")
     if seen is None:
-        return Routing(log_probs, indices, log_sums, counts, loss if balance else None)
+        return Routing(log_probs, indices, log_sums, loss if balance else None, weight=weight, counted=counts)
     even = even_sums(seen, weight, log_sums.dtype)
     known = balance_from_sums(log_sums, 0.0, balance, even) if balance else None
-    return Routing(log_probs, indices, log_sums, counts, known, seen, even)
+    return Routing(log_probs, indices, log_sums, known, seen, even, weight, counts)
 
 
 def _on_cpu(logits: Tensor, k: int, weight: Tensor | None, balance: str) -> Routing:
@@ -193,8 +203,7 @@ def _on_cpu(logits: Tensor, k: int, weight: Tensor | None, balance: str) -> Rout
     log_probs, log_sums, loss, indices = cpu.route(
         logits if logits.dtype == acc else logits.to(acc), weight, balance, k
     )
-    counts = cpu.count(indices, logits.shape[1], weight)
-    return Routing(log_probs, indices, log_sums, counts, loss if balance else None)
+    return Routing(log_probs, indices, log_sums, loss if balance else None, weight=weight)
 
 
 def balance_from_sums(

@@ -128,9 +128,9 @@ class RoutingRule:
         if self.name == "random":
             draws = hash_uniform(index, router_logits.shape[1], self.seed * 100_003 + epoch)
             chosen = top_k(draws, self.k) if seen is None else top_available(draws, seen, self.k)
-            return routing.choosing(chosen, weight)
+            return routing.choosing(chosen)
         if self.name == "fixed":
-            return routing.choosing(torch.full_like(routing.indices[:, :1], self.fixed), weight)
+            return routing.choosing(torch.full_like(routing.indices[:, :1], self.fixed))
         return routing
 
     def shares(self, routing: Routing, weight: Tensor) -> Tensor:
