@@ -65,9 +65,6 @@ def _program(module: str, words: list[str], env: dict[str, str], out: str, err: 
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    if env.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        # for inference; g++ would build it, for a minute
-        import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
     try:
         import_module(module).main()
     finally:

@@ -29,6 +29,8 @@ FAMILIES = {
     # the same rehearsal of a run, with another method or another shipped recipe in it
     "plans": ("tests/test_planning.py::test_methods_of_the_comparison_plan_too",
               "tests/test_planning.py::test_every_recipe_plans_without_data_on_every_gpu"),
+    # the same plan against the same measurement, of another student
+    "peaks": ("tests/test_planning.py::test_measured_peak_is_within_a_seventh",),
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mstdistill.engine.extensions import LEFT_AFTER, forget_left_locks
+from mstdistill.engine.extensions import LEFT_AFTER, forget_left_locks, leave_out_inference
 
 
 @pytest.mark.parametrize("folder", ["op", "py311_cu130/op"])
@@ -23,3 +23,15 @@ def test_left_locks_go_and_others_stay(tmp_path: Path, folder: str, monkeypatch:
     assert not left.exists()
     assert held.exists()
     assert forget_left_locks(tmp_path / "nowhere") == []
+
+
+def test_nothing_is_built_for_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed's own name for the operator, and its own place where it looks."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    pytest.importorskip("deepspeed")
+    from deepspeed.comm.torch import build_shm_op
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    monkeypatch.setattr(ShareMemCommBuilder, "load", lambda self: pytest.fail("built"))
+    leave_out_inference()
+    assert build_shm_op() is None

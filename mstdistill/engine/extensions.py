@@ -1,9 +1,11 @@
-"""Locks that a killed process left on extensions it was building: the next one would wait for it for ever."""
+"""What DeepSpeed builds at its start: locks that a killed build left, for which the next one would wait for ever, and
+an operator that training has no use for."""
 
 from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 # No build of DeepSpeed's takes so long.
@@ -30,3 +32,11 @@ def forget_left_locks(root: Path | None = None) -> list[Path]:
         except OSError:  # another process was faster
             continue
     return gone
+
+
+def leave_out_inference() -> None:
+    """On CPUs DeepSpeed would build an operator that adds up in shared memory, for inference alone: a minute of g++."""
+    with suppress(ImportError, AttributeError):  # Accelerate says what is missing
+        from deepspeed import ops
+
+        ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from ..errors import ConfigError
 from ..kernels.launch import use_triton
-from .extensions import forget_left_locks
+from .extensions import forget_left_locks, leave_out_inference
 
 
 def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | None = None, tf32: bool = True,
@@ -49,6 +49,8 @@ def start(precision: str = "no", trackers: Sequence[str] = (), folder: Path | No
     AcceleratorState._reset_state()
     if _asked("DEEPSPEED"):
         forget_left_locks()
+        if cpu:
+            leave_out_inference()
     wait = timedelta(seconds=timeout)
     group = InitProcessGroupKwargs(backend="gloo", timeout=wait) if cpu else InitProcessGroupKwargs(timeout=wait)
     try:
