@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 PARTS = 4
+# test functions, with all of their cases or, in brackets, one of them
 _LAUNCH = "tests/test_launch_configs.py::"
 FAMILIES = {
     # the same training, started by another launcher: each imports everything in each of its processes
@@ -31,6 +32,9 @@ FAMILIES = {
               "tests/test_planning.py::test_every_recipe_plans_without_data_on_every_gpu"),
     # the same plan against the same measurement, of another student
     "peaks": ("tests/test_planning.py::test_measured_peak_is_within_a_seventh",),
+    # the same three stages through Triton's interpreter; every kernel is compared there by itself each time
+    "interpreted": ("tests/parity/test_parity.py::test_agrees_with_released_code[trajectory_a-triton]",
+                    "tests/test_speed_paths.py::test_both_kernel_sets_train_alike"),
 }  # fmt: skip
 
 
@@ -38,7 +42,7 @@ def left_out(names: Iterable[str], number: int) -> dict[str, str]:
     """The tests, by their node ids, that the run of this number leaves to others, each with its family."""
     names, found = list(names), {}
     for family, members in FAMILIES.items():
-        own = sorted(name for name in names if name.split("[")[0] in members)
+        own = sorted(name for name in names if name in members or name.split("[")[0] in members)
         found |= {name: family for place, name in enumerate(own) if place % PARTS != number % PARTS}
     return found
 

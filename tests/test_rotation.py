@@ -20,7 +20,8 @@ def git(folder: Path, *words: str) -> None:
 
 @pytest.mark.parametrize("first", [0, 7, 0xFFFF])
 def test_as_many_runs_as_parts_take_every_test_once(first: int) -> None:
-    names = [f"{name}{case}" for name in MEMBERS for case in ("[2]", "[3]")] + ["tests/test_a.py::test_b"]
+    names = [name if "[" in name else f"{name}{case}" for name in MEMBERS for case in ("[2]", "[3]")]
+    names = [*dict.fromkeys(names), "tests/test_a.py::test_b"]
     runs = [set(names) - set(left_out(names, number)) for number in range(first, first + PARTS)]
     assert all("tests/test_a.py::test_b" in run for run in runs)
     assert sorted(name for run in runs for name in run if name != "tests/test_a.py::test_b") == sorted(names[:-1])
@@ -29,8 +30,14 @@ def test_as_many_runs_as_parts_take_every_test_once(first: int) -> None:
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_what_rotates_exists(name: str) -> None:
-    path, function = name.split("::")
+    path, function = name.split("[")[0].split("::")
     assert f"def {function}(" in (ROOT / path).read_text()
+
+
+def test_a_case_by_itself_leaves_its_neighbours() -> None:
+    case = next(name for name in MEMBERS if "[" in name)
+    others = [f"{case.split('[')[0]}[{other}]" for other in ("a", "b", "c", "d", "e")]
+    assert {name for number in range(PARTS) for name in left_out([case, *others], number)} == {case}
 
 
 def test_commits_are_counted_and_a_shallow_clone_goes_by_its_hash(tmp_path: Path) -> None:

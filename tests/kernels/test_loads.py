@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from mstdistill.kernels.launch import interpreted
 from mstdistill.kernels.loads import accesses, instructions, share_of, tile_bytes
 from mstdistill.kernels.routed_kd import distillation_loss, distillation_loss_reference
 from mstdistill.kernels.router import route, route_reference
@@ -77,6 +76,7 @@ def test_accesses_are_read_from_the_text() -> None:
 
 
 def test_alignment_is_what_every_row_keeps() -> None:
+    pytest.importorskip("triton")
     from mstdistill.kernels.jit.base import alignment
 
     x = torch.empty(8, 4, 40)
@@ -89,10 +89,10 @@ def test_alignment_is_what_every_row_keeps() -> None:
     assert alignment((40,), torch.empty(3, 6, 40).transpose(1, 2), lane=1) == 8
 
 
+@pytest.mark.usefixtures("triton_kernels")
 @pytest.mark.parametrize("size", [16, 32])
-def test_layouts_whose_multiples_mislead_give_the_same_numbers(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layouts_whose_multiples_mislead_give_the_same_numbers(size: int) -> None:
     """Transposed, expanded and sliced: a unit stride where the lanes don't run, strides of 0, an odd start."""
-    monkeypatch.setenv("MSTDISTILL_KERNELS", "triton" if torch.cuda.is_available() or interpreted() else "torch")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     draw = torch.Generator().manual_seed(size)
     square = torch.randn(size, size + 16, generator=draw, dtype=torch.float64).to(device)
