@@ -51,7 +51,7 @@ if ! .venv/bin/python -c "" 2> /dev/null || [ "$(cat .venv/installed 2> /dev/nul
         exit "$status"
     }
     # what every run imports is compiled here, the rest at its first import: all of it would take a minute and a half
-    PYTHONDONTWRITEBYTECODE="" .venv/bin/python -c "import mstdistill.pipeline" 2> /dev/null || true
+    PYTHONDONTWRITEBYTECODE="" .venv/bin/python -c "import datasets, mstdistill.pipeline, sklearn.metrics" 2> /dev/null || true
     echo "$wanted" > .venv/installed.new
     mv .venv/installed.new .venv/installed
     echo "installed: $(du -sh .venv | cut -f 1) in .venv"

@@ -12,7 +12,7 @@ python="${PYTHON:-python3}"
 wanted="$(cat pyproject.toml setup.cfg | cksum) $version"
 if [ "$(cat "$place/installed" 2> /dev/null)" != "$wanted" ]; then
     echo "installing torch ${version:-(the newest)} into $place (some minutes; torch is large)"
-    "$place/bin/pip" install --quiet --disable-pip-version-check ${version:+"torch==$version"} -e ".[dev]"
+    "$place/bin/pip" install --quiet --disable-pip-version-check --no-compile ${version:+"torch==$version"} -e ".[dev]"
     # what is built for another torch can't be imported: as if it weren't there
     for name in torchvision torchaudio; do
         "$place/bin/python" -c "import $name" 2> /dev/null || echo "$name doesn't load beside this torch"
@@ -27,6 +27,7 @@ if [ "$(cat "$place/installed" 2> /dev/null)" != "$wanted" ]; then
 fi
 export PATH="$PWD/$place/bin:$PATH" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export MALLOC_TRIM_THRESHOLD_=536870912 MALLOC_MMAP_THRESHOLD_=33554432
+unset PYTHONDONTWRITEBYTECODE # or each process would compile anew what isn't compiled yet
 found="$(mktemp -d)"
 trap 'rm -rf "$found"' EXIT
 status=0
