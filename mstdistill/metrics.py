@@ -161,38 +161,42 @@ def average_precisions(logits: Tensor, label: Tensor) -> np.ndarray:
     Args:
         logits, label: [N, C]; labels 0, 1, or below 0 where that isn't known.
     """
+    from sklearn import config_context
     from sklearn import metrics as sk
 
     scores, true = logits.cpu().numpy(), label.cpu().numpy()
     found = np.full(true.shape[1], np.nan)
-    for c in range(true.shape[1]):
-        known = true[:, c] >= 0
-        if (true[:, c] == 1).any():
-            found[c] = sk.average_precision_score(true[known, c], scores[known, c])
+    with config_context(skip_parameter_validation=True):  # a third of the time
+        for c in range(true.shape[1]):
+            known = true[:, c] >= 0
+            if (true[:, c] == 1).any():
+                found[c] = sk.average_precision_score(true[known, c], scores[known, c])
     return found
 
 
 def several_metrics_of(logits: Tensor, label: Tensor) -> SeveralMetrics:
     """Metrics of logits and labels [N, C]; see `average_precisions`."""
+    from sklearn import config_context
     from sklearn import metrics as sk
 
     precision = average_precisions(logits, label)
     scores, true = logits.cpu().numpy(), label.cpu().numpy()
     said, known, has = scores > 0, true >= 0, true == 1
-    f1, areas = [], []
-    for c in range(true.shape[1]):
-        here = known[:, c]
-        if has[:, c].any() or said[here, c].any():
-            f1.append(sk.f1_score(has[here, c], said[here, c], zero_division=0))
-        if has[:, c].any() and (true[:, c] == 0).any():
-            areas.append(sk.roc_auc_score(has[here, c], scores[here, c]))
+    areas = []
+    with config_context(skip_parameter_validation=True):
+        for c in range(true.shape[1]):
+            if has[:, c].any() and (true[:, c] == 0).any():
+                areas.append(sk.roc_auc_score(has[known[:, c], c], scores[known[:, c], c]))
+    right, wrong = (has & said).sum(axis=0), ((has != said) & known).sum(axis=0)
+    occurs = right + wrong > 0
+    f1 = 2 * right[occurs] / (2 * right + wrong)[occurs]  # as scikit-learn has it, which takes 3 ms a class
     present, counts = np.isfinite(precision), has.sum(axis=0)
     nan = float("nan")
     return SeveralMetrics(
         map_macro=float(precision[present].mean()) if present.any() else nan,
         map_weighted=float(np.average(precision[present], weights=counts[present])) if present.any() else nan,
-        f1_micro=float(sk.f1_score(has[known], said[known], zero_division=0)) if known.any() else nan,
-        f1_macro=float(np.mean(f1)) if f1 else nan,
+        f1_micro=float(2 * right.sum() / max(1, (2 * right + wrong).sum())) if known.any() else nan,
+        f1_macro=float(f1.mean()) if len(f1) else nan,
         auroc=float(np.mean(areas)) if areas else nan,
         average_precision=tuple(float(x) for x in precision),
         absent=tuple(int(c) for c in np.flatnonzero(~present)),
