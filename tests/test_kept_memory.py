@@ -10,7 +10,7 @@ import pytest
 
 from mstdistill.engine import kept_memory
 
-LINUX = pytest.mark.skipif(sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="glibc's malloc")
+LINUX = pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="glibc's malloc")
 # Pages that a tensor of 36 MB (beyond glibc's own largest threshold) needs anew: within the block once memory has
 # settled, after `give_back`, and after the block. The first few may each find the last one's place too small: the ends
 # that alignment cuts off wait in the allocator's small bins, seven to a bin, before they join what is free.
