@@ -67,7 +67,7 @@ class RouteSmall(torch.autograd.Function):
         few = in_columns(*logits.shape)
         log_probs, log_sums = probs.log(), sums.log()
         loss, slope = _balance(log_sums, float(logits.shape[0]) if weight is None else weight.sum(), balance)
-        ctx.save_for_backward(logits, probs, log_sums, weight)
+        ctx.save_for_backward(logits, probs, sums, weight)
         ctx.slope, ctx.few = slope, few
         ctx.set_materialize_grads(False)
         return log_probs.t() if few else log_probs, log_sums, loss
@@ -76,11 +76,11 @@ class RouteSmall(torch.autograd.Function):
     def backward(
         ctx: Any, towards_probs: Tensor | None, towards_sums: Tensor | None, towards_loss: Tensor | None
     ) -> tuple[Tensor | None, None, None, None, None]:
-        logits, probs, log_sums, weight = ctx.saved_tensors
+        logits, probs, sums, weight = ctx.saved_tensors
         few = ctx.few
         if torch.is_grad_enabled():
             probs = _probabilities(logits, few)
-            log_sums = _weighted(probs, weight, few).log()
+            sums = _weighted(probs, weight, few)
         at_sums = _at_sums(towards_sums, towards_loss, ctx.slope)
         if few and towards_probs is not None:
             towards_probs = towards_probs.t()
@@ -89,10 +89,9 @@ class RouteSmall(torch.autograd.Function):
                 return None, None, None, None, None
             v = towards_probs.clone()
         else:
-            at_probs = (at_sums * log_sums.neg().exp()).unsqueeze(1 if few else 0)
+            at_probs = (at_sums / sums).unsqueeze(1 if few else 0)
             share = probs if weight is None else probs * (weight if few else weight.unsqueeze(1))
             v = share * at_probs if towards_probs is None else torch.addcmul(towards_probs, share, at_probs)
-            del at_sums, at_probs, share  # in memory this is the peak
         made = v.addcmul_(probs, v.sum(dim=0 if few else 1, keepdim=True), value=-1)
         return made.t() if few else made, None, None, None, None
 
