@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # DeepSpeed's ZeRO on CPUs over gloo, to try a stage without GPUs: the same digits as one process, nothing saved or gained.
-# pip install -e '.[deepspeed]'
+# It needs DeepSpeed: pip install -e '.[deepspeed]'
 #   launch_configs/deepspeed_cpu.sh 2 3 train av-digits        2 processes, ZeRO-3
 set -euo pipefail
 processes="${1:?usage: deepspeed_cpu.sh PROCESSES STAGE train RECIPE ...}"

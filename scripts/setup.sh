@@ -50,7 +50,7 @@ if ! .venv/bin/python -c "" 2> /dev/null || [ "$(cat .venv/installed 2> /dev/nul
         [ "$status" = 2 ] || echo "the installation didn't end ($installer); the same command goes on with it$hint" >&2
         exit "$status"
     }
-    # what every run imports is compiled here, the rest at its first import: all of it would take a minute and a half
+    # what every run imports is compiled here, the rest at its first import
     PYTHONDONTWRITEBYTECODE="" .venv/bin/python -c "import datasets, mstdistill.pipeline, sklearn.metrics" 2> /dev/null || true
     echo "$wanted" > .venv/installed.new
     mv .venv/installed.new .venv/installed

@@ -208,7 +208,7 @@ class Baseline:
     def _side(self, teacher: Teacher | None) -> tuple[nn.Module, dict[str, Tensor], Sequence[str], str]:
         experiment = self.experiment
         module, view = (teacher.module, teacher.modalities) if teacher else (experiment.student, (experiment.target,))
-        batch = experiment.feeds.loader("train", view).first(2).to(experiment.accelerator.device)
+        batch = experiment.first_batch(view, 2)
         return module, batch.inputs, view, f"teacher {teacher.name!r}" if teacher else "student"
 
 

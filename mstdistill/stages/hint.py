@@ -70,7 +70,7 @@ class Hint:
         experiment = self.experiment
         experiment.thaw_student()
         student, view = experiment.student, (experiment.target,)
-        batch = experiment.feeds.loader("train", view).first(2).to(experiment.accelerator.device)
+        batch = experiment.first_batch(view, 2)
         parameters = [p for p in student.parameters() if p.requires_grad]
         was_training = student.training
         with torch.enable_grad():

@@ -22,7 +22,7 @@ def dry_run(experiment: Experiment) -> bool:
     """One batch through every network: finds wrong modalities and shapes; returns whether logits are maps."""
     networks = experiment.tried
     logits = [of_network.answer(one, experiment.first_batch(one.view).inputs, experiment.task.num_classes,
-                           experiment.recipe.seed) for one in networks]  # fmt: skip
+                                experiment.recipe.seed) for one in networks]  # fmt: skip
     for one in networks:
         of_network.check_state(one)
     return logits[0].dim() == 4
