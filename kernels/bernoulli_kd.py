@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from .bernoulli import divergence, entries
+from .cpu.bernoulli import Distil
+from .cpu.bernoulli_small import SMALL, distil
 from .launch import plain_cpu, use_triton, wide
 from .routed_kd import Distilled, check_arguments, filled, somebody
 
@@ -138,9 +140,13 @@ def _on_cpu(
     rows: Tensor | None, temperature: float, mixture: bool, kd_scale: Tensor | None, task_scale: Tensor | None,
     class_weights: Tensor | None,
 ) -> Distilled:  # fmt: skip
-    from .cpu.bernoulli import Distil
-
-    settings = (temperature, mixture, wide(torch.promote_types(student.dtype, teachers.dtype)))
+    acc = wide(torch.promote_types(student.dtype, teachers.dtype))
+    learns = weights is not None and weights.requires_grad
+    if not mixture and not learns and class_weights is None and 0 < student.numel() <= SMALL:
+        found = distil(student, teachers, indices, weights, label, rows, temperature, kd_scale, task_scale, acc)
+        if found is not None:
+            return Distilled(*found)
+    settings = (temperature, mixture, acc)
     loss, kd, task = Distil.apply(student, weights, teachers, indices, label, rows, kd_scale, task_scale,
                                   class_weights, settings)  # fmt: skip
     return Distilled(loss, kd, task)

@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 MODES = ("auto", "triton", "torch")
 MIN_TRITON = (3, 6)
@@ -52,12 +53,19 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def _mode() -> tuple[str, str]:
-    """(mode, why Triton is missing): constants for torch.compile."""
-    mode = os.environ.get("MSTDISTILL_KERNELS", "auto")
+def _mode() -> str:
+    """What was asked for: a constant for torch.compile."""
+    try:
+        mode = os.environ["MSTDISTILL_KERNELS"]
+    except KeyError:
+        return "auto"
     if mode not in MODES:
         raise ValueError(f"MSTDISTILL_KERNELS={mode!r}: must be one of {', '.join(MODES)}")
-    return mode, "" if mode == "torch" else triton_missing()
+    return mode
+
+
+def _missing() -> str:
+    return triton_missing()
 
 
 def _looks_into_indices() -> bool:
@@ -70,6 +78,7 @@ def _unsupported(device: torch.device) -> str:
 
 # `torch.compiler.assume_constant_result` by its mark: calling it would import the compiler, seconds of start-up
 _mode._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 interpreted._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _unsupported._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
@@ -80,8 +89,7 @@ def use_triton(*tensors: Tensor | None) -> bool:
     Raises:
         ValueError: an unknown mode, tensors on several devices, or Triton asked for where it can't run.
     """
-    mode, missing = _mode()
-    device = None
+    mode, device = _mode(), None
     for x in tensors:
         if x is not None:
             if device is None:
@@ -90,7 +98,7 @@ def use_triton(*tensors: Tensor | None) -> bool:
                 raise ValueError(f"tensors on {device} and {x.device}: all must be on one device")
     if device is None or mode == "torch" or (mode == "auto" and device.type == "cpu"):
         return False
-    why = missing
+    why = _missing()
     if not why and device.type == "cuda":
         why = _unsupported(device)
     elif not why and not (mode == "triton" and device.type == "cpu" and interpreted()):
@@ -102,7 +110,7 @@ def use_triton(*tensors: Tensor | None) -> bool:
 
 def plain_cpu(x: Tensor) -> bool:
     """Whether a tensor is on a CPU and not being compiled; it may be a fake one, of a plan."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and (type(x) in _REAL or fake(x))
+    return x.is_cpu and not is_compiling() and (type(x) in _REAL or fake(x))
 
 
 def truth(flag: Tensor, planned: bool) -> bool:
@@ -120,19 +128,24 @@ def fake(x: Tensor) -> bool:
 
 def check_indices(name: str, indices: Tensor, limit: int) -> None:
     """Raise ValueError where an index is not in [0, limit); on a GPU only if told, since it waits."""
-    if torch.compiler.is_compiling() or indices.numel() == 0:
+    if is_compiling() or indices.numel() == 0:
         return
     if indices.is_cuda and (not _looks_into_indices() or torch.cuda.is_current_stream_capturing()):
         return
-    low, high = int(indices.min()), int(indices.max())
+    ends = indices.aminmax()
+    low, high = ends.min.item(), ends.max.item()
     if low < 0 or high >= limit:
         raise ValueError(f"{name}: holds {low if low < 0 else high}; must be between 0 and {limit - 1}")
 
 
-def check_floating(name: str, x: Tensor) -> None:
+FLOATING = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+
+
+def check_floating(**tensors: Tensor) -> None:
     """Raise ValueError where a tensor is not of a floating type that the kernels know."""
-    if x.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        raise ValueError(f"{name}: dtype {x.dtype}; must be float16, bfloat16, float32 or float64")
+    for name, x in tensors.items():
+        if x.dtype not in FLOATING:
+            raise ValueError(f"{name}: dtype {x.dtype}; must be float16, bfloat16, float32 or float64")
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -323,8 +323,7 @@ def _triton(vector: Tensor, weights: MaskWeights) -> bool:
 
 def _check(vector: Tensor, weights: MaskWeights, precision: str | None) -> str:
     """The precision; raises ValueError, naming the argument, for what doesn't fit."""
-    check_floating("vector", vector)
-    check_floating("weights", weights.embed_weight)
+    check_floating(vector=vector, weights=weights.embed_weight)
     grouped = weights.embed_weight.dim() == 3
     width = weights.embed_weight.shape[-1]
     if vector.dim() != (3 if grouped else 2) or vector.shape[-1] != width:

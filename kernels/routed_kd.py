@@ -19,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .launch import check_floating, check_indices, plain_cpu, use_triton, wide
+from .cpu.kd import Distil
+from .cpu.kd_small import SMALL, distil
+from .launch import FLOATING, check_floating, check_indices, plain_cpu, use_triton, wide
 
 
 @dataclass(frozen=True)
@@ -176,9 +178,6 @@ def _on_cpu(
     rows: Tensor | None, temperature: float, mixture: bool, kd_scale: Tensor | None, task_scale: Tensor | None,
     ignore_index: int,
 ) -> Distilled:  # fmt: skip
-    from .cpu.kd import Distil
-    from .cpu.kd_small import SMALL, distil
-
     acc = wide(torch.promote_types(student.dtype, teachers.dtype))
     if student.dim() == 2 and not mixture and 0 < student.numel() <= SMALL:
         found = distil(student, teachers, indices, weights, label, rows, float(temperature), kd_scale, task_scale,
@@ -271,42 +270,40 @@ def check_arguments(
     """Raise ValueError, naming the argument, for what doesn't fit."""
     if temperature <= 0:
         raise ValueError(f"temperature={temperature}: must be positive")
-    check_floating("student", student)
-    check_floating("teachers", teachers)
-    if student.dim() not in (2, 4):
-        raise ValueError(f"student: shape {list(student.shape)}; must be [B, C] or [B, C, H, W]")
-    batch, table = len(student), len(teachers) if teachers.dim() else 0
-    tail = student.shape[1:]
-    if teachers.dim() != student.dim() + 1 or teachers.shape[2:] != tail or (rows is None and table != batch):
+    check_floating(student=student, teachers=teachers)
+    shape, taught = student.shape, teachers.shape
+    if len(shape) not in (2, 4):
+        raise ValueError(f"student: shape {list(shape)}; must be [B, C] or [B, C, H, W]")
+    batch, tail = shape[0], shape[1:]
+    if len(taught) != len(shape) + 1 or taught[2:] != tail or (rows is None and taught[0] != batch):
         first = "N" if rows is not None else batch
         wanted = f"[{first}, M, {', '.join(str(n) for n in tail)}]"
-        raise ValueError(f"teachers: shape {list(teachers.shape)}; must be {wanted} for this student")
-    num_teachers = teachers.shape[1]
+        raise ValueError(f"teachers: shape {list(taught)}; must be {wanted} for this student")
+    table, num_teachers = taught[:2]
     if num_teachers < 1:
         raise ValueError("teachers: there is none; the second axis counts them")
     if mixture and indices is not None:
         raise ValueError("indices: a mixture is of all teachers; leave indices out and give weights")
     chosen = num_teachers if indices is None else (indices.shape[1] if indices.dim() == 2 else 0)
-    if indices is not None:
-        _check_one("indices", indices, (batch, chosen) if chosen else (batch, 1), whole=True)
-    if weights is not None:
-        _check_one("weights", weights, (batch, chosen))
-    if label is not None:
-        _check_one("label", label, (batch, *tail[1:]), whole=True)
-    if rows is not None:
-        _check_one("rows", rows, (batch,), whole=True)
-    if kd_scale is not None:
-        _check_one("kd_scale", kd_scale, (batch,))
-    if task_scale is not None:
-        _check_one("task_scale", task_scale, (batch,))
+    if indices is not None and (indices.dtype != torch.int64 or indices.shape != (batch, chosen) or not chosen):
+        _refuse("indices", indices, (batch, chosen or 1), whole=True)
+    if weights is not None and (weights.dtype not in FLOATING or weights.shape != (batch, chosen)):
+        _refuse("weights", weights, (batch, chosen))
+    if label is not None and (label.dtype != torch.int64 or label.shape != (batch, *tail[1:])):
+        _refuse("label", label, (batch, *tail[1:]), whole=True)
+    if rows is not None and (rows.dtype != torch.int64 or rows.shape != (batch,)):
+        _refuse("rows", rows, (batch,), whole=True)
+    if kd_scale is not None and (kd_scale.dtype not in FLOATING or kd_scale.shape != (batch,)):
+        _refuse("kd_scale", kd_scale, (batch,))
+    if task_scale is not None and (task_scale.dtype not in FLOATING or task_scale.shape != (batch,)):
+        _refuse("task_scale", task_scale, (batch,))
     if indices is not None:
         check_indices("indices", indices, num_teachers)
     if rows is not None:
         check_indices("rows", rows, table)
 
 
-def _check_one(name: str, x: Tensor, shape: tuple[int, ...], whole: bool = False) -> None:
+def _refuse(name: str, x: Tensor, shape: tuple[int, ...], whole: bool = False) -> None:
     if x.shape != shape:
         raise ValueError(f"{name}: shape {list(x.shape)}; must be {list(shape)}")
-    if (x.dtype != torch.int64) if whole else not x.is_floating_point():
-        raise ValueError(f"{name}: dtype {x.dtype}; must be {'int64' if whole else 'floating'}")
+    raise ValueError(f"{name}: dtype {x.dtype}; must be {'int64' if whole else 'floating'}")

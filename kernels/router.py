@@ -169,7 +169,7 @@ def route(
     Raises:
         ValueError: an argument is out of range.
     """
-    check_floating("logits", logits)
+    check_floating(logits=logits)
     if logits.dim() != 2:
         raise ValueError(f"logits: shape {list(logits.shape)}; must be [instances, teachers]")
     num_teachers = logits.shape[1]

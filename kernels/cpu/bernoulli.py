@@ -133,7 +133,7 @@ class _Block:
         if self.rest is None:
             return divergence(u, self.cool).mean(dim=1)
         # by arithmetic alone, which is several times as fast here as choosing; b has the teacher's sign, not the other
-        size, b = u.abs(), _with_sign_of(u, self.cool)
+        size, b = u.abs(), with_sign_of(u, self.cool)
         s = size.neg().sigmoid_()
         linear = size.sub_(b).mul_(s)
         return _rest(s).sub_(self.rest).sub_(b.clamp_(max=0)).sub_(linear).mean(dim=1)
@@ -208,7 +208,7 @@ def _rest(s: Tensor) -> Tensor:
     return torch.log(w, out=s).add_(lost.div_(w))
 
 
-def _with_sign_of(sign: Tensor, x: Tensor) -> Tensor:
+def with_sign_of(sign: Tensor, x: Tensor) -> Tensor:
     """x where `sign` is positive, -x elsewhere; by its bits, a quarter of what copysign takes."""
     whole = torch.int64 if x.dtype == torch.float64 else torch.int32
     lowest = torch.iinfo(whole).min

@@ -1,7 +1,7 @@
 """Distillation losses of a few rows on a CPU: so little work that calls count, not passes.
 
-Torch's own backward makes fewer calls from Python than a written one. Rows of few classes stand in columns: along the
-first axis torch's softmax takes many of them at once, along the last one after the other, ten times slower for ten.
+Torch's own backward makes fewer calls from Python than a written one. Rows shorter than a vector of the processor stand
+in columns: along the first axis torch's softmax takes many of them at once, along the last a part of a vector each.
 """
 
 from __future__ import annotations
@@ -16,15 +16,26 @@ from ..launch import fake
 
 # Up to so many numbers of logits a batch is small.
 SMALL = 2**17
-# Rows of up to so many classes stand in columns.
-FEW = 24
+# Rows of fewer numbers stand in columns: those of a vector of float32, by what torch's kernels were built for.
+FEW = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 8)
 # Of whole vectors alone: what is left over would be rounded otherwise, by its place in the batch.
 _VECTOR, _WORTH = 16, 64
+# A logarithm whose power is still a float32. Below it exp takes twenty times as long, and nothing reads the difference.
+_LEAST = -87.0
 
 
 def in_columns(rows: int, width: int) -> bool:
     """Whether [rows, width] is laid in columns for a softmax over its width."""
-    return width <= FEW and rows >= _WORTH and rows % _VECTOR == 0
+    return width < FEW and rows >= _WORTH and rows % _VECTOR == 0
+
+
+def places(teachers: Tensor, indices: Tensor | None, rows: Tensor | None, batch: int) -> list[Tensor]:
+    """[B] positions of the instances' chosen teachers, one after the other, in teachers.flatten(0, 1)."""
+    stride = teachers.shape[1]
+    first = torch.arange(0, batch * stride, stride) if rows is None else rows * stride
+    if indices is None:
+        return [first + i for i in range(stride)]
+    return [first + indices.select(1, i) for i in range(indices.shape[1])]
 
 
 def distil(
@@ -37,33 +48,36 @@ def distil(
     Arguments as of `routed_kd.distillation_loss`, checked.
     """
     cooler, less = 1.0 / temperature, -(temperature**2)  # of -KL
-    few = in_columns(*student.shape)
+    batch, classes = student.shape
+    few = in_columns(batch, classes)
     axis = 0 if few else 1
     student = student if student.dtype == acc else student.to(acc)
     laid = student.t() if few else student
     log_q = (laid * cooler).log_softmax(axis)
-    teacher_rows, stride = teachers.flatten(0, 1), teachers.shape[1]
-    first = torch.arange(0, len(student) * stride, stride) if rows is None else rows * stride
+    table = teachers.flatten(0, 1)
     losses = []
-    for i in range(stride if indices is None else indices.shape[1]):
-        logits = teacher_rows.index_select(0, first + (i if indices is None else indices[:, i]))
+    for place in places(teachers, indices, rows, batch):
+        logits = table.index_select(0, place)
         logits = (logits if logits.dtype == acc else logits.to(acc)).mul_(cooler)
-        logits = logits.t() if few else logits
-        # this way round no pass of the backward turns a sign
-        losses.append(((log_q - logits.log_softmax(axis)) * logits.softmax(axis)).sum(axis))
+        log_p = (logits.t() if few else logits).log_softmax(axis)
+        least = _LEAST if fake(log_p) else log_p.amin().item()
+        if not least > -math.inf:  # or NaN
+            return None
+        apart = log_q - log_p  # this way round no pass of the backward turns a sign
+        p = (log_p.clamp_(min=_LEAST) if least < _LEAST else log_p).exp_().mul_(less)
+        losses.append((apart * p).sum(axis))
     each = losses[0] if len(losses) == 1 else torch.stack(losses, dim=1)
-    if not fake(each) and not math.isfinite(each.detach().sum().item()):
-        return None
     if weights is not None:
-        each = (each.view(len(student), -1) * weights.to(acc)).sum(dim=1)
-    elif len(losses) > 1:
-        each = each.mean(dim=1)
-    loss = kd = each * less
-    if kd_scale is not None:
-        loss = kd * kd_scale.to(acc)
+        kd = (each.view(batch, -1) * weights.to(acc)).sum(dim=1)
+    else:
+        kd = each if len(losses) == 1 else each.mean(dim=1)
+    seen = kd.detach()
+    loss = kd if kd_scale is None else kd * kd_scale.to(acc)
     if label is None:
-        return loss if loss is not kd else kd.clone(), kd.detach(), torch.zeros_like(kd.detach())
-    log_s = laid.log_softmax(axis)
-    task = F.nll_loss(log_s.t() if few else log_s, label, ignore_index=ignore_index, reduction="none")
+        return loss if loss is not kd else kd.clone(), seen, torch.zeros_like(seen)
+    if few:
+        task = F.nll_loss(laid.log_softmax(0).t(), label, ignore_index=ignore_index, reduction="none")
+    else:
+        task = F.cross_entropy(student, label, ignore_index=ignore_index, reduction="none")
     loss = loss + task if task_scale is None else torch.addcmul(loss, task, task_scale.to(acc))
-    return loss, kd.detach(), task.detach()
+    return loss, seen, task.detach()

@@ -38,67 +38,18 @@ def route(logits: Tensor, weight: Tensor | None, balance: str, k: int) -> tuple[
 def _route_small(
     logits: Tensor, weight: Tensor | None, balance: str, k: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """None where a teacher is starved anywhere, a number isn't finite, or nothing counts.
-
-    Logarithms of probabilities, which above `_STARVED` lose nothing that counts: one table less for the backward.
-    """
-    few = in_columns(*logits.shape)
-    probs = _probabilities(logits.detach(), few)
-    least = probs.min()  # of a plan too, which counts it
+    """None where a teacher is nearly starved anywhere, a number isn't finite, or nothing counts: elsewhere torch's own
+    backward loses nothing, and makes fewer calls from Python than a written one."""
+    probs = logits.softmax(dim=1)
+    least = probs.detach().amin()  # of a plan too, which counts it
     if not fake(least) and not least.item() > _STARVED:  # or NaN
         return None
-    sums = _weighted(probs, weight, few)
-    if weight is not None and not truth(torch.isfinite(sums.log().sum()), True):
+    log_sums = _weighted(probs, weight, False).log()
+    if weight is not None and not truth(torch.isfinite(log_sums.detach().sum()), True):
         return None
-    rows, log_sums, loss = RouteSmall.apply(logits, probs, sums, weight, balance)
-    return rows, log_sums, loss, top_k(rows.detach(), k)
-
-
-class RouteSmall(torch.autograd.Function):
-    """logits [B, M], their probabilities (few teachers: [M, B]) and sums [M] -> as `Route` without the indices.
-
-    Not `once_differentiable`, which costs a twentieth of all of it: what a second derivative needs is made anew.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, probs: Tensor, sums: Tensor, weight: Tensor | None, balance: str
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        few = in_columns(*logits.shape)
-        log_probs, log_sums = probs.log(), sums.log()
-        loss, slope = _balance(log_sums, float(logits.shape[0]) if weight is None else weight.sum(), balance)
-        ctx.save_for_backward(logits, probs, sums, weight)
-        ctx.slope, ctx.few = slope, few
-        ctx.set_materialize_grads(False)
-        return log_probs.t() if few else log_probs, log_sums, loss
-
-    @staticmethod
-    def backward(
-        ctx: Any, towards_probs: Tensor | None, towards_sums: Tensor | None, towards_loss: Tensor | None
-    ) -> tuple[Tensor | None, None, None, None, None]:
-        logits, probs, sums, weight = ctx.saved_tensors
-        few = ctx.few
-        if torch.is_grad_enabled():
-            probs = _probabilities(logits, few)
-            sums = _weighted(probs, weight, few)
-        at_sums = _at_sums(towards_sums, towards_loss, ctx.slope)
-        if few and towards_probs is not None:
-            towards_probs = towards_probs.t()
-        if at_sums is None:
-            if towards_probs is None:
-                return None, None, None, None, None
-            v = towards_probs.clone()
-        else:
-            at_probs = (at_sums / sums).unsqueeze(1 if few else 0)
-            share = probs if weight is None else probs * (weight if few else weight.unsqueeze(1))
-            v = share * at_probs if towards_probs is None else torch.addcmul(towards_probs, share, at_probs)
-        made = v.addcmul_(probs, v.sum(dim=0 if few else 1, keepdim=True), value=-1)
-        return made.t() if few else made, None, None, None, None
-
-
-def _probabilities(logits: Tensor, few: bool) -> Tensor:
-    """Few teachers in columns: [M, B], others [B, M]."""
-    return (logits.t() if few else logits).softmax(dim=0 if few else 1)
+    loss, _ = _balance(log_sums, float(logits.shape[0]) if weight is None else weight.sum(), balance)
+    log_probs = probs.log()
+    return log_probs, log_sums, loss, top_k(log_probs.detach(), k)
 
 
 def _log_probabilities(logits: Tensor, few: bool) -> Tensor:
@@ -182,11 +133,21 @@ def top_k(scores: Tensor, k: int) -> Tensor:
         return scores.new_empty((*scores.shape[:-1], k), dtype=torch.int64)
     if k == 1:  # the first of the largest, as torch promises
         return scores.max(dim=-1, keepdim=True)[1]
+    if scores.numel() <= SMALL:
+        found = scores.topk(min(k + 1, scores.shape[-1]), dim=-1)
+        gaps = found.values.diff(dim=-1)
+        if gaps.numel() == 0 or truth(gaps.amax() < 0, True):  # neither equals nor NaN
+            return found.indices[..., :k]
+        return _sorted(scores, k)
     if scores.dtype == torch.float64 or scores.dim() != 2 or truth(scores.amax().isnan(), False):
-        return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+        return _sorted(scores, k)
     step = max(1, _BLOCK // scores.shape[1])
     parts = [_top_k(part, k) for part in scores.contiguous().split(step)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _sorted(scores: Tensor, k: int) -> Tensor:
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
 
 
 def _top_k(scores: Tensor, k: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mstdistill.kernels import bernoulli_distillation, bernoulli_kd_rows
+from mstdistill.kernels import bernoulli_distillation, bernoulli_kd, bernoulli_kd_rows
 from mstdistill.kernels.bernoulli_kd import bernoulli_distillation_reference, bernoulli_kd_reference
 from torch import Tensor
 
@@ -17,8 +17,8 @@ from .compare import DEVICE, DTYPES, TRITON, differences, draw, jit
 
 bernoulli = jit("bernoulli")
 
-# "blocks": rows wider than a tile, whose sums are put together
-FORMS = [*(("triton", "blocks") if TRITON else ()), "cpu"]
+# "blocks": rows wider than a tile, whose sums are put together; "cpu-many": what many rows take on a CPU
+FORMS = [*(("triton", "blocks") if TRITON else ()), "cpu", "cpu-many"]
 # (instances, teachers, classes, chosen)
 SIZES = [(1, 1, 1, 1), (0, 2, 5, 1), (3, 4, 11, 2), (70, 3, 9, 3)]
 # weights, mixture, label, cache rows, scales, class weights: each argument alone and together
@@ -26,7 +26,9 @@ ARGUMENTS = [(0, 0, 0, 0, 0, 0), (1, 0, 1, 1, 1, 1), (1, 1, 1, 1, 1, 0), (0, 1, 
 
 
 def take(form: str, patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("MSTDISTILL_KERNELS", "torch" if form == "cpu" else "triton")
+    patch.setenv("MSTDISTILL_KERNELS", "torch" if form.startswith("cpu") else "triton")
+    if form == "cpu-many":
+        patch.setattr(bernoulli_kd, "SMALL", 0)
     if form == "blocks":
         patch.setattr(bernoulli, "LARGEST", 4)
 
@@ -180,7 +182,7 @@ def test_hazards_are_defined(form: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.allclose(task[:3], torch.tensor([2e4 + 0.6931, 0.00182, 1.3133], device=DEVICE), rtol=2e-3)
     assert task.isnan().tolist() == [False, False, False, True, False, False]  # 2 is no label
     assert task[4] == 0
-    if form == "cpu":
+    if form.startswith("cpu"):
         return  # indices are looked at
     monkeypatch.setattr("mstdistill.kernels.routed_kd.check_indices", lambda *a: None)
     loss = bernoulli_distillation(student[:2], teacher[:2].unsqueeze(1), torch.tensor([[0], [1]]).to(DEVICE)).loss
