@@ -147,7 +147,7 @@ def _clean_up(processes: Sequence[BaseProcess], folder: Path) -> None:
 
 def _start_server() -> None:
     """Once; it imports in the repository's root, told of what is read while importing."""
-    forkserver.set_forkserver_preload(["tests.forking", "deepspeed"])
+    forkserver.set_forkserver_preload(["tests.preloaded"])
     before = os.environ.get("DS_ACCELERATOR")
     os.environ["DS_ACCELERATOR"] = "cpu"
     try:

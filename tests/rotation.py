@@ -32,6 +32,13 @@ FAMILIES = {
               "tests/test_planning.py::test_every_recipe_plans_without_data_on_every_gpu"),
     # the same plan against the same measurement, of another student
     "peaks": ("tests/test_planning.py::test_measured_peak_is_within_a_seventh",),
+    # the same promise, that a killed process goes on to the same bytes; runs that stop go on to them in several files
+    "kills": ("tests/faults/test_kill.py::test_twenty_kills_change_no_byte",
+              "tests/faults/test_lost_ranks.py::test_killed_ranks_change_no_byte",
+              "tests/test_prepare.py::test_killed_and_gone_on_with"),
+    # pages followed to their end; what their commands and examples hold is tested where it belongs
+    "pages": ("tests/test_few_labels.py::test_the_page_trains_on_pairs_without_labels_and_sounds",
+              "tests/test_tutorial.py::test_the_tutorial_ends_with_an_app"),
     # the same three stages through Triton's interpreter; every kernel is compared there by itself each time
     "interpreted": ("tests/parity/test_parity.py::test_agrees_with_released_code[trajectory_a-triton]",
                     "tests/test_speed_paths.py::test_both_kernel_sets_train_alike"),

@@ -102,8 +102,9 @@ def on_cpu(chosen: list[Case], baselines: list[str], runs: int) -> dict[str, Any
                 row = _row(case, name, figures, None, None)
                 ratios = [one[name]["both"]["us"] / one["ours"]["both"]["us"] for one in found]
                 rows.append({**row, "ratio": statistics.median(ratios), "ratios": ratios})
-    threads = torch.get_num_threads()
-    return {"device": f"CPU, {threads} thread{'s' if threads > 1 else ''}", "rows": rows, "missing": missing}
+    threads, vectors = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    device = f"CPU with {vectors}, {threads} thread{'s' if threads > 1 else ''}"
+    return {"device": device, "rows": rows, "missing": missing}
 
 
 def _median(runs: list[Figures]) -> Figures:

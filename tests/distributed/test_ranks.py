@@ -53,7 +53,7 @@ def test_processes_of_a_batch_equal_one_of_a_wide_batch(processes: int, extra: t
     results = []
     for count, batch in ((1, 16), (processes, 16 // processes)):
         out = tmp_path / str(count)
-        done = launch(count, out, "count=75", f"batch_size={batch}", *extra)
+        done = launch(count, out, "count=75", "run.checkpoint_seconds=600", f"batch_size={batch}", *extra)
         assert done.returncode == 0, done.stderr[-3000:]
         results.append(out)
     for stage in STAGES:
