@@ -6,8 +6,6 @@ in columns: along the first axis torch's softmax takes many of them at once, alo
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,7 +18,7 @@ SMALL = 2**17
 FEW = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 8)
 # Of whole vectors alone: what is left over would be rounded otherwise, by its place in the batch.
 _VECTOR, _WORTH = 16, 64
-# A logarithm whose power is still a float32. Below it exp takes twenty times as long, and nothing reads the difference.
+# A logarithm whose power is still a float32: below it exp takes twenty times as long, and 0 times infinity comes near.
 _LEAST = -87.0
 
 
@@ -43,7 +41,8 @@ def distil(
     rows: Tensor | None, temperature: float, kd_scale: Tensor | None, task_scale: Tensor | None, ignore_index: int,
     acc: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor] | None:  # fmt: skip
-    """Loss, distillation loss and task loss [B] of logits [B, C]; None where a class is masked or not a number.
+    """Loss, distillation loss and task loss [B] of logits [B, C]; None where a teacher's class is masked, all but
+    impossible, or not a number.
 
     Arguments as of `routed_kd.distillation_loss`, checked.
     """
@@ -60,12 +59,10 @@ def distil(
         logits = table.index_select(0, place)
         logits = (logits if logits.dtype == acc else logits.to(acc)).mul_(cooler)
         log_p = (logits.t() if few else logits).log_softmax(axis)
-        least = _LEAST if fake(log_p) else log_p.amin().item()
-        if not least > -math.inf:  # or NaN
+        if not fake(log_p) and not log_p.amin().item() > _LEAST:  # or NaN
             return None
         apart = log_q - log_p  # this way round no pass of the backward turns a sign
-        p = (log_p.clamp_(min=_LEAST) if least < _LEAST else log_p).exp_().mul_(less)
-        losses.append((apart * p).sum(axis))
+        losses.append((apart * log_p.exp_().mul_(less)).sum(axis))
     each = losses[0] if len(losses) == 1 else torch.stack(losses, dim=1)
     if weights is not None:
         kd = (each.view(batch, -1) * weights.to(acc)).sum(dim=1)

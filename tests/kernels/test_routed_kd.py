@@ -134,6 +134,22 @@ def test_hazards_are_defined(form: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert loss.isnan().tolist() == [False, True]
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_what_a_teacher_rules_out_a_student_may_exclude(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probability that is 0 in float32, of a finite logit: the student's class there may be masked."""
+    tail = take(form, monkeypatch)
+    student, teacher = (
+        torch.tensor([[0.5, float("-inf"), 1.0]] * 2),
+        torch.tensor([[1.0, -4000.0, 2.0], [0.0, 0.0, 1.0]]),
+    )
+    if tail:
+        student, teacher = (x[:, :, None, None].expand(-1, -1, *tail).contiguous() for x in (student, teacher))
+    loss = kd_rows(student.to(DEVICE), teacher.to(DEVICE))
+    wanted = kd_reference(student.to(DEVICE), teacher.to(DEVICE), 4.0)
+    assert loss.isinf().tolist() == [False, True]
+    assert torch.allclose(loss[0], wanted[0], rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("form", [form for form in FORMS if form in ("rows", "cpu")])
 def test_layouts_and_half_precision_gradients(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strided and expanded inputs, and float16 gradients that would underflow unscaled."""
