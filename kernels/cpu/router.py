@@ -1,4 +1,5 @@
-"""Routing on a CPU: `router.py`'s equations with the backward in closed form and a stable order without a sort."""
+"""Routing on a CPU: `router.py`'s equations with the backward in closed form and a stable order without a sort; of few
+instances torch's own graph, and a sort where there are equals."""
 
 from __future__ import annotations
 
