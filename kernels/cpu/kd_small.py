@@ -19,7 +19,7 @@ FEW = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 8)
 # Of whole vectors alone: what is left over would be rounded otherwise, by its place in the batch.
 _VECTOR, _WORTH = 16, 64
 # A logarithm whose power is still a float32: below it exp takes twenty times as long, and 0 times infinity comes near.
-_LEAST = -87.0
+LEAST = -87.0
 
 
 def in_columns(rows: int, width: int) -> bool:
@@ -59,7 +59,7 @@ def distil(
         logits = table.index_select(0, place)
         logits = (logits if logits.dtype == acc else logits.to(acc)).mul_(cooler)
         log_p = (logits.t() if few else logits).log_softmax(axis)
-        if not fake(log_p) and not log_p.amin().item() > _LEAST:  # or NaN
+        if not fake(log_p) and not log_p.amin().item() > LEAST:  # or NaN
             return None
         apart = log_q - log_p  # this way round no pass of the backward turns a sign
         losses.append((apart * log_p.exp_().mul_(less)).sum(axis))

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from ..constants import LOWEST
 from ..launch import fake, truth
-from .kd_small import in_columns
+from .kd_small import LEAST, in_columns
 
 # Up to so many numbers a batch is small.
 SMALL = 2**14
@@ -20,8 +20,6 @@ SMALL = 2**14
 _BLOCK = 2**17
 # More than there may be teachers.
 _COLUMNS = 1024
-# A logarithm whose power is still a float32.
-_LEAST = -87.0
 # Sums of probabilities below this are taken by logarithms: their terms may have underflowed.
 _STARVED = 1e-20
 
@@ -61,7 +59,7 @@ def _log_probabilities(logits: Tensor, few: bool) -> Tensor:
 def _sums(log_probs: Tensor, weight: Tensor | None, few: bool) -> tuple[Tensor, Tensor]:
     """Probabilities, and their weighted sums [M]."""
     # below the smallest float32, exp takes forty times as long, and nothing reads the difference
-    probs = log_probs.clamp(min=_LEAST).exp_()
+    probs = log_probs.clamp(min=LEAST).exp_()
     return probs, _weighted(probs, weight, few)
 
 
